@@ -21,7 +21,7 @@ _HOME = tempfile.TemporaryDirectory(prefix="saferlrm-tests-")
 os.environ["SAFERLRM_HOME"] = _HOME.name
 sys.path.insert(0, str(Path(__file__).parent))
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(scope="session")
