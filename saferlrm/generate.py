@@ -1,0 +1,388 @@
+"""Decoding many prompts at once without waiting for the longest answer.
+
+Plain batched generation runs every batch until its last row ends. Here finished rows leave the batch and
+waiting prompts take their places (continuous batching, Yu et al., "Orca", OSDI 2022), with keys and values in
+preallocated memory. Greedy tokens are those of ``model.generate(do_sample=False)``.
+
+All rows share one grid of columns: the newest token of every row stands in the last column, and shorter rows
+are padded on the left. A new row is therefore read on its own and laid against the right edge of the grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from saferlrm.chat import ThinkingMode
+from saferlrm.errors import SaferlrmError
+from saferlrm.lm import LanguageModel
+from saferlrm.progress import track
+
+# Refill when one row in eight has ended: fewer stops cost idle rows, more stops cost calls of the model.
+_REFILL = 8
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: most tokens of one completion, thought included.
+        temperature: 0 is greedy.
+        top_p, top_k: keep the smallest set of likeliest tokens with mass ``top_p``, at most ``top_k`` (0:
+            all).
+        seed: of the sampling; each prompt has random numbers of its own, so its completion does not depend on
+            the others.
+        forced_thought_tokens: budget forcing (s1, arXiv 2501.19393): an end of thought before this many
+            tokens is replaced by ``wait``. 0: never.
+        wait: the text that replaces it.
+        max_waits: most replacements in one completion (10 as in SafeChain's MoreThink, arXiv 2502.12025).
+    """
+
+    max_new_tokens: int = 160
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    forced_thought_tokens: int = 0
+    wait: str = "Wait,"
+    max_waits: int = 10
+
+    def __post_init__(self) -> None:
+        for key, good, allowed in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("forced_thought_tokens", self.forced_thought_tokens >= 0, "0 or more"),
+            ("max_waits", self.max_waits >= 0, "0 or more"),
+        ):
+            if not good:
+                raise SaferlrmError(f"decoding: {key} is {getattr(self, key)!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote: text without the end-of-turn token, number of tokens with it, and whether it
+    never came.
+    """
+
+    text: str
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion taken apart into thought and answer; see :class:`saferlrm.chat.Reply`."""
+
+    prompt: str
+    mode: ThinkingMode
+    thought: str
+    answer: str
+    closed: bool
+    n_thought_tokens: int
+    n_tokens: int
+    truncated: bool
+
+
+def answer(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    mode: ThinkingMode,
+    decoding: Decoding = Decoding(),
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[Answer]:
+    """Ask every prompt in one thinking mode. Budget forcing is used in the mode ``forced`` alone."""
+    if mode != "forced":
+        decoding = replace(decoding, forced_thought_tokens=0)
+    elif decoding.forced_thought_tokens == 0:
+        raise SaferlrmError("the mode forced needs decoding.forced_thought_tokens above 0")
+    texts = [lm.chat.render(prompt, mode) for prompt in prompts]
+    completions = generate(lm, texts, decoding, batch_size, progress)
+    replies = [lm.chat.split(completion.text, mode) for completion in completions]
+    thought_ids = lm.encode([reply.thought for reply in replies])
+    return [
+        Answer(
+            prompt, mode, reply.thought, reply.answer, reply.closed, len(ids), done.n_tokens, done.truncated
+        )
+        for prompt, reply, ids, done in zip(prompts, replies, thought_ids, completions, strict=True)
+    ]
+
+
+def generate(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    decoding: Decoding = Decoding(),
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[Completion]:
+    """Complete rendered texts (see ``ChatFormat.render``); completions come in the order of ``texts``.
+
+    Args:
+        batch_size: rows in flight at once.
+        progress: description for a progress bar, or ``None`` for none.
+
+    Raises:
+        SaferlrmError: a text is empty or fills the model's context, or budget forcing meets a template whose
+            end of thought is not one token.
+    """
+    if batch_size < 1:
+        raise SaferlrmError(f"batch_size is {batch_size}; it must be at least 1")
+    ids = lm.encode(list(texts))
+    context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    for text, row in zip(texts, ids, strict=True):
+        if not row:
+            raise SaferlrmError("a text to complete is empty; render prompts with ChatFormat.render")
+        if len(row) >= context:
+            raise SaferlrmError(
+                f"a prompt has {len(row)} tokens, the model holds {context}; shorten {text[:40]!r}..."
+            )
+    batch = _Batch(lm, ids, _sampling_keys(texts, decoding.seed), decoding, context)
+    out: dict[int, list[int]] = {}
+    finished = batch.run(batch_size)
+    for row, tokens in track(finished, progress, total=len(ids)) if progress else finished:
+        out[row] = tokens
+    ends = batch.end_ids
+    closed = [out[row][-1] in ends for row in range(len(ids))]
+    written = lm.tokenizer.batch_decode(
+        [out[row][:-1] if closed[row] else out[row] for row in range(len(ids))],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return [Completion(written[row], len(out[row]), not closed[row]) for row in range(len(ids))]
+
+
+def _sampling_keys(texts: Sequence[str], seed: int) -> list[int]:
+    """One random key per text from seed, text and how often the text came before: order and company do not
+    matter.
+    """
+    seen: Counter[str] = Counter()
+    keys = []
+    for text in texts:
+        digest = hashlib.sha256(f"{seed}\x00{seen[text]}\x00{text}".encode()).digest()
+        keys.append(int.from_bytes(digest[:16], "little"))
+        seen[text] += 1
+    return keys
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of one layer in memory with room to grow, so that a step writes one column and copies
+    nothing.
+    """
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            self._room = [key_states, value_states]
+            start = 0
+        else:
+            start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if start:
+            if end > self._room[0].shape[-2]:
+                for i, states in enumerate(self._room):
+                    self._room[i] = _zeros(states, len(states), end)
+                    self._room[i][:, :, :start] = states[:, :, :start]
+            for states, new in zip(self._room, (key_states, value_states), strict=True):
+                states[:, :, start:end] = new
+        self.keys, self.values = (states[:, :, :end] for states in self._room)
+        return self.keys, self.values
+
+    def rebuild(self, kept: torch.Tensor, drop: int, fresh: DynamicLayer | None) -> None:
+        """Keep some rows, drop the first columns, and append the rows of ``fresh`` against the right edge."""
+        room = []
+        for states, new in ((self.keys, fresh and fresh.keys), (self.values, fresh and fresh.values)):
+            rows, width = len(kept), states.shape[-2] - drop
+            grown = _zeros(states, rows + (0 if new is None else len(new)), width)
+            grown[:rows, :, :width] = states[kept, :, drop:]
+            if new is not None:
+                grown[rows:, :, width - new.shape[-2] : width] = new
+            room.append(grown)
+        self._room = room
+        self.keys, self.values = (states[:, :, :width] for states in room)
+
+
+def _zeros(states: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+    """Memory for keys or values with spare columns. Zeros: masked columns have weight 0, and 0 times NaN is
+    NaN.
+    """
+    return states.new_zeros(rows, states.shape[1], width + max(32, width // 4), states.shape[3])
+
+
+class _Batch:
+    """The rows in flight. Everything per row is a tensor, so a step has no loop over rows."""
+
+    def __init__(
+        self, lm: LanguageModel, ids: list[list[int]], keys: list[int], decoding: Decoding, context: int
+    ) -> None:
+        self.lm, self.ids, self.keys, self.decoding, self.context = lm, ids, keys, decoding, context
+        self.device = lm.device
+        stored = lm.model.generation_config.eos_token_id
+        stored = stored if isinstance(stored, list) else [] if stored is None else [stored]
+        self.end_ids = {*stored, lm.tokenizer.convert_tokens_to_ids(lm.chat.end_of_turn)} - {None}
+        self.ends = torch.tensor(sorted(self.end_ids), device=self.device)
+        pad = lm.tokenizer.pad_token_id
+        self.pad = pad if pad is not None else min(self.end_ids, default=0)
+        self.forcing = decoding.forced_thought_tokens > 0
+        if self.forcing:
+            (close,) = lm.encode([lm.chat.think_close])
+            if len(close) != 1:
+                raise SaferlrmError(
+                    f"{lm.chat.think_close} is not one token here, so thoughts cannot be forced longer"
+                )
+            self.close = close[0]
+            self.wait = torch.tensor(lm.encode([decoding.wait])[0], device=self.device)
+            if not len(self.wait):
+                raise SaferlrmError("decoding.wait is empty; give the text that replaces the end of thought")
+
+    @torch.inference_mode()
+    def run(self, batch_size: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield (index of the text, its new tokens with the end-of-turn token) as rows end."""
+        # Longest first: later rows then always fit into the grid, and a lack of memory shows at once.
+        waiting = sorted(range(len(self.ids)), key=lambda row: -len(self.ids[row]))
+        if not waiting:
+            return
+        self.state = self._admit(waiting[:batch_size])
+        waiting = waiting[batch_size:]
+        while True:
+            self._step()
+            row, ended = self.state["row"], self.state["ended"]
+            if int(ended.sum()) < max(1, len(row) // _REFILL):
+                continue
+            for i in ended.nonzero()[:, 0].tolist():
+                yield int(row[i]), self.state["written"][i, : int(self.state["count"][i])].tolist()
+            kept = (~ended).nonzero()[:, 0]
+            free = batch_size - len(kept)
+            if not len(kept) and not waiting:
+                return
+            self._exchange(kept, waiting[:free])
+            waiting = waiting[free:]
+
+    def _admit(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """Read new prompts up to their last token; that one is fed in the next step, together with the other
+        rows.
+        """
+        lengths = torch.tensor([len(self.ids[row]) for row in rows])
+        width = max(1, int(lengths.max()) - 1)
+        tokens = torch.full((len(rows), width), self.pad)
+        for i, row in enumerate(rows):
+            tokens[i, width - len(self.ids[row]) + 1 :] = torch.tensor(self.ids[row][:-1])
+        lengths, tokens = lengths.to(self.device), tokens.to(self.device)
+        mask = torch.arange(width, device=self.device) > (width - lengths)[:, None]
+        self.cache, self.mask = Cache(layer_class_to_replicate=_Layer), mask
+        self._forward(tokens, (mask.cumsum(1) - 1).clamp(min=0))
+        n_new, zeros = self.decoding.max_new_tokens, torch.zeros_like(lengths)
+        state = {
+            "row": torch.tensor(rows, device=self.device),
+            "token": torch.tensor([self.ids[row][-1] for row in rows], device=self.device),
+            "position": lengths - 1,  # of that token
+            "count": zeros,
+            "budget": (self.context - lengths).clamp(max=n_new),
+            "ended": zeros.bool(),
+            # One column more than needed: rows that have ended write there until they leave.
+            "written": torch.zeros(len(rows), n_new + 1, dtype=torch.long, device=self.device),
+        }
+        if self.decoding.temperature > 0:
+            draws = np.stack(
+                [np.random.default_rng(self.keys[row]).random(n_new, dtype=np.float32) for row in rows]
+            )
+            state["uniform"] = torch.from_numpy(draws).to(self.device)
+        if self.forcing:
+            state["waits"], state["pending"] = zeros, zeros
+        return state
+
+    def _exchange(self, kept: torch.Tensor, rows: list[int]) -> None:
+        """Drop all rows but ``kept`` and the columns that only they used, and admit the prompts ``rows``."""
+        if not len(kept):
+            self.state = self._admit(rows)
+            return
+        cache, mask = self.cache, self.mask[kept]
+        drop = int(mask.any(0).int().argmax())
+        mask = mask[:, drop:]
+        state = {key: values[kept] for key, values in self.state.items()}
+        fresh = None
+        if rows:
+            admitted, fresh = self._admit(rows), self.cache
+            state = {key: torch.cat([values, admitted[key]]) for key, values in state.items()}
+            mask = torch.cat(
+                [mask, torch.nn.functional.pad(self.mask, (mask.shape[1] - self.mask.shape[1], 0))]
+            )
+        for i, layer in enumerate(cache.layers):
+            layer.rebuild(kept, drop, fresh.layers[i] if fresh else None)
+        self.cache, self.mask, self.state = cache, mask, state
+
+    def _step(self) -> None:
+        """Feed every row's token, choose and write down its next one. An ended row goes on, unheard, until it
+        leaves.
+        """
+        state, most = self.state, self.decoding.max_new_tokens
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        logits = self._forward(state["token"][:, None], state["position"][:, None])
+        token = self._choose(logits)
+        going = ~state["ended"]
+        state["written"].scatter_(
+            1, state["count"].masked_fill(state["ended"], most)[:, None], token[:, None]
+        )
+        state["token"] = token
+        state["position"] = state["position"] + going
+        state["count"] = state["count"] + going
+        state["ended"] = state["ended"] | torch.isin(token, self.ends) | (state["count"] >= state["budget"])
+
+    def _forward(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """Logits after the last token, shape [rows, vocabulary]; keys and values go to the cache."""
+        out = self.lm.model(
+            input_ids=tokens,
+            attention_mask=self.mask,
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]
+
+    def _choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of every row, shape [rows]."""
+        if self.decoding.temperature > 0:
+            column = self.state["count"].clamp(max=self.decoding.max_new_tokens - 1)
+            token = sample(logits, self.state["uniform"].gather(1, column[:, None]), self.decoding)
+        else:
+            token = logits.argmax(-1)
+        return self._force(token) if self.forcing else token
+
+    def _force(self, token: torch.Tensor) -> torch.Tensor:
+        """Replace an early end of thought by the first token of ``wait``; its other tokens follow in later
+        steps.
+        """
+        state = self.state
+        early = (token == self.close) & (state["count"] < self.decoding.forced_thought_tokens)
+        early &= (state["waits"] < self.decoding.max_waits) & (state["pending"] == 0)
+        writing = early | (state["pending"] > 0)
+        token = torch.where(writing, self.wait[state["pending"]], token)
+        state["waits"] = state["waits"] + early
+        state["pending"] = torch.where(writing, (state["pending"] + 1) % len(self.wait), 0)
+        return token
+
+
+def sample(logits: torch.Tensor, uniform: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+    """Draw one token per row by inverting the distribution function at ``uniform`` ([rows, 1], in [0, 1)).
+
+    Temperature, then the ``top_k`` likeliest, then the smallest set with mass ``top_p``, in the order of
+    transformers.
+    """
+    scaled = logits.float() / decoding.temperature
+    k = min(decoding.top_k, scaled.shape[-1]) if decoding.top_k else scaled.shape[-1]
+    likeliest, tokens = scaled.topk(k, dim=-1)
+    p = likeliest.softmax(-1)
+    mass = p.cumsum(-1)
+    p = p.masked_fill(mass - p >= decoding.top_p, 0.0)
+    mass = p.cumsum(-1)
+    index = (mass <= uniform * mass[:, -1:]).sum(-1, keepdim=True)
+    return tokens.gather(1, index.clamp(max=k - 1))[:, 0]
