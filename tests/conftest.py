@@ -26,7 +26,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint folder of a random two-layer Qwen3 with tokenizer and chat template. Read only: copy to change."""
+    """Checkpoint folder of a random two-layer Qwen3 with its tokenizer. Read only: copy it to change it."""
     from tiny import write_tiny_lm
 
     return write_tiny_lm(tmp_path_factory.mktemp("tiny-lm"))

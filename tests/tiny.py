@@ -17,7 +17,7 @@ SENTENCES = (
     "What is the sum of 12 and 30? The answer is 42.",
 )
 
-# Qwen3's behaviour in a few lines: `enable_thinking=False` writes an empty thought, the default leaves the turn open.
+# As Qwen3: `enable_thinking=False` writes an empty thought, the default leaves the turn open.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"

@@ -1,0 +1,285 @@
+"""Declared settings of a study: typed, bounded, frozen; an unknown key is an error.
+
+A profile is a YAML file that spells out every setting. The three that ship are ``smoke`` (minutes, every code
+path), ``organism`` (the study on a laptop) and ``gpu`` (a real reasoning model). Every default below is the
+value of ``organism``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from saferlrm.errors import SaferlrmError
+
+ThinkingMode = Literal["off", "short", "on", "forced"]
+HeadToken = Literal["pre_cot", "prompt_last", "think_open", "prompt_mean"]
+
+Count = Annotated[int, Field(ge=1, le=100_000_000_000)]
+CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Layer = Annotated[int, Field(ge=0, le=512)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: no unknown keys, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DecodingSettings(Settings):
+    """How answers are sampled. The same for every thinking mode, or the comparison is confounded."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 160
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Rate = 1.0
+    top_k: CountOrNone = 0
+    forced_thought_tokens: Annotated[int, Field(ge=0, le=131_072)] = 48
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class ProbeSettings(Settings):
+    """Where hidden states are read and how many prompts the probes learn from.
+
+    ``layers`` are indices into the hidden states: 0 is the embedding, L the last layer.
+    """
+
+    layers: Literal["all"] | tuple[Layer, ...] = "all"
+    n_train: Annotated[int, Field(ge=8, le=1_000_000)] = 600
+    bootstrap: Annotated[int, Field(ge=10, le=100_000)] = 1000
+
+
+class ClassifierSettings(Settings):
+    """The BERT encoder that learns the thinking-off model's decision to refuse."""
+
+    encoder: Annotated[str, Field(min_length=1)] = "minilm"
+    n_prompts: Annotated[int, Field(ge=20, le=1_000_000)] = 1500
+    epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    learning_rate: Rate = 1e-4
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 64
+    validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+
+
+class AlignmentSettings(Settings):
+    """Auxiliary-supervision fine-tuning: the alignment set, the head, the adapter and the optimiser.
+
+    ``head_layer`` is an index into the hidden states (0 the embedding, -1 the last layer).
+    """
+
+    n_harmful: CountOrNone = 120
+    n_benign: CountOrNone = 240
+    n_decision: CountOrNone = 0
+    lambda_aux: Annotated[float, Field(ge=0, le=100)] = 0.2
+    head_token: HeadToken = "pre_cot"
+    head_layer: Annotated[int, Field(ge=-1, le=512)] = -1
+    detach_head: bool = False
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Rate = 1e-3
+    head_learning_rate: Rate = 1e-2
+    epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    bf16: bool = False
+
+    @model_validator(mode="after")
+    def _has_examples(self) -> AlignmentSettings:
+        if self.n_harmful + self.n_benign < 1:
+            raise ValueError("n_harmful + n_benign must be at least 1")
+        return self
+
+
+class GrowthSettings(Settings):
+    """Size of the model organism and the budget that grows it (tokens are trained tokens)."""
+
+    pretrain_tokens: Count = 3_000_000
+    posttrain_tokens: Count = 3_500_000
+    seed: Seed = 0
+    learning_rate: Rate = 3e-3
+    hidden_size: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 128
+    num_layers: Annotated[int, Field(ge=1, le=48)] = 4
+    vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1024
+
+
+class Profile(Settings):
+    """Everything a study depends on.
+
+    Attributes:
+        name: profile name, also the name of its run folder.
+        model: ``organism`` (the model that ships or is grown), a checkpoint folder or a hub id.
+        dtype: weights and activations of the model; ``device``: ``auto`` takes a GPU where there is one.
+        seeds: alignment seeds; every trained condition is repeated for each.
+        suite_size: prompts per evaluation suite; ``data_seed``: fixes all suites.
+        modes: thinking modes that are evaluated.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    model: Annotated[str, Field(min_length=1)] = "organism"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (0, 1, 2)
+    suite_size: Annotated[int, Field(ge=4, le=100_000)] = 300
+    data_seed: Seed = 0
+    modes: Annotated[tuple[ThinkingMode, ...], Field(min_length=1)] = ("off", "short", "on", "forced")
+    decoding: DecodingSettings = DecodingSettings()
+    probe: ProbeSettings = ProbeSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    growth: GrowthSettings = GrowthSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        if len(set(self.seeds)) < len(self.seeds) or len(set(self.modes)) < len(self.modes):
+            raise ValueError("seeds and modes must not repeat a value")
+        decoding = self.decoding
+        if "forced" in self.modes and not 0 < decoding.forced_thought_tokens < decoding.max_new_tokens:
+            raise ValueError("mode 'forced' needs 0 < forced_thought_tokens < max_new_tokens in decoding")
+        return self
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that ship with the package."""
+    folder = resources.files("saferlrm") / "profiles"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_profile(name: str | Path, /, **overrides: Any) -> Profile:
+    """Load a profile by name, or from a path that ends in ``.yaml``, and apply overrides.
+
+    Args:
+        name: one of `profile_names`, or the path of a YAML file with the same keys.
+        overrides: dotted keys, e.g. ``**{"alignment.lambda_aux": 0.5}``.
+
+    Raises:
+        SaferlrmError: unknown profile, unknown key, wrong type or value out of range.
+    """
+    values = _read(name)
+    for dotted, value in overrides.items():
+        *parents, leaf = dotted.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise SaferlrmError(f"unknown setting '{dotted}': '{parent}' has no settings of its own")
+        section[leaf] = value
+    try:
+        text = json.dumps(values, default=_plain)
+    except TypeError as problem:
+        raise SaferlrmError(f"profile '{name}': {problem}; use numbers, text, booleans and lists") from None
+    try:
+        # Strict JSON mode: a list may fill a tuple, but "3" is not 3.
+        return Profile.model_validate_json(text)
+    except ValidationError as problem:
+        raise SaferlrmError(f"profile '{name}': {_explain(problem.errors())}") from None
+
+
+def as_yaml(profile: Profile) -> str:
+    """The resolved settings as YAML, in the order in which they are declared."""
+    return yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
+def _read(name: str | Path) -> dict[str, Any]:
+    if str(name).endswith((".yaml", ".yml")):
+        source = Path(name)
+        if not source.is_file():
+            raise SaferlrmError(f"profile file '{name}' does not exist; give its path or one of {_listed()}")
+    elif str(name) in profile_names():
+        source = resources.files("saferlrm") / "profiles" / f"{name}.yaml"
+    else:
+        suggestion = _suggestion(str(name), profile_names())
+        raise SaferlrmError(f"unknown profile '{name}'{suggestion}; choose {_listed()}")
+    try:
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise SaferlrmError(f"profile '{name}' is not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(values, dict):
+        raise SaferlrmError(f"profile '{name}' must be a mapping of settings, e.g. 'suite_size: 300'")
+    return values
+
+
+def _listed() -> str:
+    return ", ".join(profile_names())
+
+
+def _suggestion(word: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be a setting")
+
+
+def _explain(errors: list[ErrorDetails]) -> str:
+    """Pydantic's errors in the words of the profile: one clause per setting, with value and allowed range."""
+    clauses: dict[str, str] = {}
+    for error in errors:
+        names = [part for part in error["loc"] if isinstance(part, str)]
+        section, path = Profile, []
+        for name in names:
+            path.append(name)
+            field = section.model_fields.get(name)
+            if field is None or not _is_settings(field.annotation):
+                break  # what follows are names of a union's alternatives
+            section = field.annotation
+        key = ".".join(path)
+        if error["type"] == "extra_forbidden":
+            choices = list(section.model_fields)
+            clause = (
+                f"unknown setting '{key}'{_suggestion(path[-1], choices)}; choose from {', '.join(choices)}"
+            )
+        elif error["type"] == "missing":
+            clause = f"setting '{key}' is missing"
+        elif error["type"] == "value_error":
+            clause = (f"{key}: " if key else "") + error["msg"].removeprefix("Value error, ")
+        elif error["type"] == "too_short":
+            clause = f"{key} needs at least one value"
+        else:
+            reason = error["msg"].removeprefix("Input ").rstrip(".")
+            if key == "probe.layers":
+                reason = "should be 'all' or a list of layer numbers"
+            allowed = _allowed(section, path[-1])
+            if allowed:
+                reason = f"it must be {'a whole number' if 'integer' in reason else 'a number'} {allowed}"
+            clause = f"{key} = {error['input']!r} is not allowed: {reason}"
+        clauses.setdefault(key, clause)
+    return "; ".join(clauses.values())
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _allowed(section: type[BaseModel], name: str) -> str:
+    """The declared range of a field, e.g. ``> 0, <= 1``."""
+    field = section.model_fields.get(name)
+    if field is None:
+        return ""
+    signs = {
+        annotated_types.Ge: ">= {0.ge}",
+        annotated_types.Gt: "> {0.gt}",
+        annotated_types.Le: "<= {0.le}",
+        annotated_types.Lt: "< {0.lt}",
+        annotated_types.MultipleOf: "a multiple of {0.multiple_of}",
+    }
+    bounds = list(field.metadata)
+    for argument in get_args(field.annotation):  # the elements of a tuple carry their own bounds
+        for inner in getattr(argument, "__metadata__", ()):
+            bounds += getattr(inner, "metadata", [])
+    return " and ".join(signs[type(bound)].format(bound) for bound in bounds if type(bound) in signs)
