@@ -1,0 +1,84 @@
+"""Reasoning problems of graded depth, with the working that solves them.
+
+Three families: running totals (arithmetic), cups (tracking a position under swaps) and pointers (following a chain
+whose links are given out of order). One step of the working uses one earlier result, so without a written working the
+number of sequential look-ups grows with the depth.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from saferlrm.organism.world import NAMES
+
+Family = Literal["totals", "cups", "pointers"]
+FAMILIES: tuple[Family, ...] = ("totals", "cups", "pointers")
+MAX_DEPTH = 6
+ITEMS = ("apples", "coins", "shells", "books", "cards", "stones")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem: its question, the steps that solve it, the gold answer and the number of steps."""
+
+    family: Family
+    question: str
+    steps: tuple[str, ...]
+    answer: str
+    depth: int
+
+
+def _totals(rng: random.Random, depth: int) -> Problem:
+    name, item = rng.choice(NAMES), rng.choice(ITEMS)
+    value = rng.randint(1, 9)
+    sentences, steps = [f"{name} has {value} {item}."], []
+    for _ in range(depth):
+        gain = rng.random() < 0.5
+        amount = rng.randint(1, 9)
+        if value - amount < 0:
+            gain = True
+        if value + amount > 20:
+            gain = False
+        before, value = value, value + amount if gain else value - amount
+        sentences.append(
+            f"{name} {rng.choice(('gets', 'finds')) if gain else rng.choice(('loses', 'sells'))} {amount}."
+        )
+        steps.append(f"{before} {'+' if gain else '-'} {amount} = {value}.")
+    return Problem("totals", " ".join(sentences) + f" How many {item} are left?", tuple(steps), str(value), depth)
+
+
+def _cups(rng: random.Random, depth: int) -> Problem:
+    cups = range(1, 6)
+    position = rng.choice(cups)
+    sentences, steps = [f"A ball is under cup {position}."], []
+    for _ in range(depth):
+        # Two of three swaps move the ball, so that looking at the last swap alone does not solve the problem.
+        a = position if rng.random() < 0.67 else rng.choice(cups)
+        b = rng.choice([c for c in cups if c != a])
+        position = {a: b, b: a}.get(position, position)
+        if rng.random() < 0.5:
+            a, b = b, a
+        sentences.append(f"Swap {a} and {b}.")
+        steps.append(f"Swap {a} and {b}, now {position}.")
+    return Problem("cups", " ".join(sentences) + " Which cup hides the ball?", tuple(steps), str(position), depth)
+
+
+def _pointers(rng: random.Random, depth: int) -> Problem:
+    # A second chain of the same length: "the one who points to nobody" is then no short cut to the answer.
+    people = rng.sample(NAMES, 2 * (depth + 1))
+    path, decoy = people[: depth + 1], people[depth + 1 :]
+    steps = tuple(f"{a} to {b}." for a, b in pairwise(path))
+    links = [*pairwise(path), *pairwise(decoy)]
+    rng.shuffle(links)
+    text = " ".join(f"{a} points to {b}." for a, b in links)
+    return Problem("pointers", f"{text} Start at {path[0]}. Who is the last one?", steps, path[-1], depth)
+
+
+def make_problem(rng: random.Random, family: Family | None = None, depth: int | None = None) -> Problem:
+    """A random problem; family and depth (1 to ``MAX_DEPTH``) are drawn uniformly unless given."""
+    depth = depth or rng.randint(1, MAX_DEPTH)
+    family = family or rng.choice(FAMILIES)
+    return {"totals": _totals, "cups": _cups, "pointers": _pointers}[family](rng, depth)
