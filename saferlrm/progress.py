@@ -18,8 +18,9 @@ REFRESH_SECONDS = 0.5
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield the items and show how far the loop is.
 
-    A terminal gets a tqdm bar that disappears at the end. A Jupyter kernel gets one updating line that is emptied
-    at the end, so that a saved notebook carries neither timings nor widgets. Everything else (a log file, papermill,
+    A terminal gets a tqdm bar that disappears at the end. A Jupyter kernel gets one updating line that is
+    emptied at the end, so that a saved notebook carries neither timings nor widgets. Everything else (a log
+    file, papermill,
     nbval, ``SAFERLRM_PROGRESS=0``) stays silent, which keeps compared outputs the same on every machine.
 
     Args:

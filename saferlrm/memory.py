@@ -1,0 +1,57 @@
+"""Peak memory of a process tree, sampled while something runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+import psutil
+
+SAMPLE_SECONDS = 0.2
+
+
+class PeakMemory:
+    """Context manager: largest resident set of a process and its descendants, in MB (10^6 bytes).
+
+    The operating system's own high-water mark covers the whole life of a process and no children; a stage
+    needs its own, and a notebook's work happens in a kernel that is a child.
+
+    Args:
+        children_only: leave out the sampled process itself (the runner, whose kernels are its children).
+    """
+
+    def __init__(self, children_only: bool = False) -> None:
+        self.mb = 0.0
+        self._children_only = children_only
+        self._process = psutil.Process(os.getpid())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while True:
+            self.mb = max(self.mb, self._now() / 1e6)
+            if self._stop.wait(SAMPLE_SECONDS):
+                return
+
+    def _now(self) -> int:
+        processes = self._process.children(recursive=True)
+        if not self._children_only:
+            processes.append(self._process)
+        total = 0
+        for process in processes:
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:  # it ended between the two calls
+                continue
+        return total
