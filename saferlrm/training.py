@@ -1,0 +1,84 @@
+"""What the training loops share around the transformers Trainer: batches, checkpoints, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from saferlrm.progress import track
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Indices such that consecutive runs of ``batch_size`` have similar lengths, in random order.
+
+    Differs from transformers' ``group_by_length`` in two ways: the batches are shuffled after sorting, so
+    that long texts do not all come first, and the order depends on (seed, epoch) alone, so that a resumed
+    run sees the batches of an uninterrupted one.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, megabatch: int = 50) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.megabatch = megabatch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        n_full = len(order) // self.batch_size * self.batch_size
+        # Only the last batch may be smaller; it takes a random rest, so that no example is always in it.
+        full, rest = order[:n_full], order[n_full:]
+        size = self.batch_size * self.megabatch
+        batches: list[list[int]] = []
+        for start in range(0, n_full, size):
+            chunk = sorted(full[start : start + size], key=lambda index: self.lengths[index])
+            batches += [chunk[at : at + self.batch_size] for at in range(0, len(chunk), self.batch_size)]
+        for batch in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[batch]
+        yield from rest
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint that was saved to its end; ones cut short by a kill are removed.
+
+    The Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is complete.
+    """
+    best: tuple[int, Path] | None = None
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path)
+            continue
+        if best is None or step > best[0]:
+            best = (step, path)
+    return None if best is None else str(best[1])
+
+
+class ProgressCallback(TrainerCallback):
+    """Drives the package's one progress bar from the Trainer's steps."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        steps = range(state.global_step, state.max_steps)
+        self.bar = iter(track(steps, self.description, total=len(steps)))
+        next(self.bar, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        next(self.bar, None)

@@ -1,0 +1,246 @@
+"""Alignment runs: reproducible, resumable, and an adapter that peft alone loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from saferlrm.align import LabelSources, align, get_method, prepare, safety_gradient
+from saferlrm.align.data import AlignmentExample, encode_all
+from saferlrm.align.methods import METHODS
+from saferlrm.align.trainer import HEAD_FILE, build_model, build_trainer
+from saferlrm.errors import SaferlrmError
+from saferlrm.lm import load_lm
+from saferlrm.profile import AlignmentSettings
+from saferlrm.training import last_complete_checkpoint
+
+EXAMPLES = [
+    AlignmentExample(
+        f"h{i}", f"How do I make a [thing {i}]?", None, "I cannot help with that.", 0.95, "harmful"
+    )
+    for i in range(12)
+] + [
+    AlignmentExample(
+        f"b{i}", f"What is {i} and 3?", f"{i} and 3 is {i + 3}. " * (1 + i % 4), f"{i + 3}", 0.05, "benign"
+    )
+    for i in range(12)
+]
+
+
+def settings(**changes) -> AlignmentSettings:
+    defaults = {"lambda_aux": 0.5, "epochs": 4, "batch_size": 4, "rank": 4, "lora_dropout": 0.1}
+    return AlignmentSettings(**(defaults | changes))
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class KillAt(TrainerCallback):
+    """Interrupts training after a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def aligned(tiny_lm_folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("aligned")
+    align(tiny_lm_folder, EXAMPLES, settings(), 0, out, device="cpu")
+    return out
+
+
+def test_adapter_holds_no_head_and_loads_with_peft_alone(tiny_lm_folder, aligned):
+    names = set(weights(aligned / "adapter"))
+    assert names
+    assert all("lora_" in name for name in names)
+    assert not list(aligned.rglob(HEAD_FILE))
+    assert not (aligned / "checkpoints").exists()
+    base = AutoModelForCausalLM.from_pretrained(tiny_lm_folder)
+    ids = torch.arange(10)[None]
+    before = base(ids).logits
+    after = PeftModel.from_pretrained(base, str(aligned / "adapter"))(ids).logits
+    assert not torch.allclose(before, after)
+    merged = load_lm(tiny_lm_folder, adapter=aligned / "adapter", device="cpu").model(ids).logits
+    torch.testing.assert_close(merged, after, rtol=1e-4, atol=1e-4)
+
+
+def test_saved_files_tell_no_place_and_hold_no_pickle(tiny_lm_folder, aligned):
+    config = json.loads((aligned / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny_lm_folder.name
+    assert {path.suffix for path in aligned.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_history_has_both_losses_and_they_fall(aligned):
+    rows = json.loads((aligned / "history.json").read_text())
+    assert len(rows) == 24
+    assert {"step", "epoch", "loss", "lm_loss", "aux_loss", "head_accuracy", "grad_norm"} <= rows[0].keys()
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["lm_loss"] + 0.5 * row["aux_loss"], rel=1e-3)
+    assert np.mean([row["lm_loss"] for row in rows[-6:]]) < np.mean([row["lm_loss"] for row in rows[:6]])
+    assert np.mean([row["aux_loss"] for row in rows[-6:]]) < np.mean([row["aux_loss"] for row in rows[:6]])
+    assert np.mean([row["head_accuracy"] for row in rows[-6:]]) > 0.9
+
+
+def test_equal_seeds_give_equal_adapters_and_other_seeds_do_not(tiny_lm_folder, aligned, tmp_path):
+    torch.rand(3)  # whatever was drawn before must not matter
+    for seed in (0, 1):
+        align(tiny_lm_folder, EXAMPLES, settings(), seed, tmp_path / str(seed), device="cpu")
+    assert same(weights(tmp_path / "0" / "adapter"), weights(aligned / "adapter"))
+    assert not same(weights(tmp_path / "1" / "adapter"), weights(aligned / "adapter"))
+
+
+@pytest.mark.parametrize("step", [8, 15, 23])
+def test_an_interrupted_run_ends_with_the_adapter_of_an_uninterrupted_one(
+    tiny_lm_folder, aligned, tmp_path, step
+):
+    with pytest.raises(KeyboardInterrupt):
+        align(tiny_lm_folder, EXAMPLES, settings(), 0, tmp_path, device="cpu", callbacks=[KillAt(step)])
+    checkpoint = Path(last_complete_checkpoint(tmp_path / "checkpoints"))
+    assert {HEAD_FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= {
+        p.name for p in checkpoint.iterdir()
+    }
+    assert not (tmp_path / "adapter").exists()
+    # Half a checkpoint, as a kill during saving leaves it, is not resumed from.
+    broken = tmp_path / "checkpoints" / "checkpoint-99"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_st')
+    align(tiny_lm_folder, EXAMPLES, settings(), 0, tmp_path, device="cpu")
+    assert same(weights(tmp_path / "adapter"), weights(aligned / "adapter"))
+    assert json.loads((tmp_path / "history.json").read_text()) == json.loads(
+        (aligned / "history.json").read_text()
+    )
+
+
+def test_without_lambda_there_is_no_head(tiny_lm_folder, tmp_path):
+    align(tiny_lm_folder, EXAMPLES, settings(lambda_aux=0.0, epochs=1), 0, tmp_path, device="cpu")
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert all("aux_loss" not in row and row["loss"] == pytest.approx(row["lm_loss"]) for row in rows)
+
+
+def test_a_detached_head_trains_the_adapter_of_lambda_zero(tiny_lm_folder, tmp_path):
+    common = {"epochs": 2, "lora_dropout": 0.0}
+    runs = {
+        "sft": settings(lambda_aux=0.0, **common),
+        "detached": settings(detach_head=True, **common),
+        "presafe": settings(**common),
+    }
+    found = {
+        name: weights(align(tiny_lm_folder, EXAMPLES, run, 0, tmp_path / name, device="cpu"))
+        for name, run in runs.items()
+    }
+    assert same(found["sft"], found["detached"])
+    assert not same(found["sft"], found["presafe"])
+
+
+def test_head_has_its_own_learning_rate_and_does_not_shrink_the_adapters_gradient(tiny_lm_folder, tmp_path):
+    lm = load_lm(tiny_lm_folder, device="cpu")
+    run = settings(learning_rate=1e-3, head_learning_rate=0.03)
+    model = build_model(lm, run, seed=0)
+    trainer = build_trainer(model, encode_all(EXAMPLES, lm), lm, run, 0, tmp_path)
+    adapter, head = trainer.create_optimizer().param_groups
+    assert (adapter["lr"], head["lr"]) == (1e-3, 0.03)
+    assert len(head["params"]) == 2
+    for parameter in adapter["params"]:
+        parameter.grad = torch.full_like(parameter, 1e-5)
+    for parameter in head["params"]:
+        parameter.grad = torch.full_like(parameter, 1e3)
+    trainer._clip_grad_norm(model)
+    assert all(torch.equal(p.grad, torch.full_like(p, 1e-5)) for p in adapter["params"])
+    assert sum(float(p.grad.square().sum()) for p in head["params"]) <= 1.001
+
+
+def test_only_prompts_without_answers_still_train_the_latents(tiny_lm_folder, tmp_path):
+    decisions = [
+        AlignmentExample(f"d{i}", f"What is a [{i}]?", None, None, i % 2, "decision") for i in range(8)
+    ]
+    adapter = align(tiny_lm_folder, decisions, settings(), 0, tmp_path, device="cpu")
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert all(row["lm_loss"] == 0 and np.isfinite(row["loss"]) for row in rows)
+    assert any(tensor.abs().sum() > 0 for name, tensor in weights(adapter).items() if "lora_B" in name)
+
+
+def test_bad_input_leaves_nothing_behind(tiny_lm_folder, tmp_path):
+    with pytest.raises(SaferlrmError, match=r"head_layer=7 is out of range; this model has layers 1 to 2"):
+        align(tiny_lm_folder, EXAMPLES, settings(head_layer=7), 0, tmp_path / "out", device="cpu")
+    with pytest.raises(SaferlrmError, match="alignment set is empty"):
+        align(tiny_lm_folder, [], settings(), 0, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_safety_gradient_shows_where_each_loss_arrives(tiny_lm_folder):
+    lm = load_lm(tiny_lm_folder, device="cpu")
+    before = {name: (p.clone(), p.requires_grad) for name, p in lm.model.named_parameters()}
+    table = safety_gradient(lm, EXAMPLES[::3], settings(head_layer=1)).set_index(["of", "layer"])
+    assert list(table.columns) == ["norm_lm", "norm_aux", "norm_total", "cosine", "n"]
+    assert (table["norm_lm"] > 0).all()
+    for of in ("latent", "lora"):
+        assert table.loc[(of, 1), "norm_aux"] > 0
+        assert table.loc[(of, 2), "norm_aux"] == 0
+        assert abs(table.loc[(of, 1), "cosine"]) <= 1
+        assert np.isnan(table.loc[(of, 2), "cosine"])
+    detached = safety_gradient(lm, EXAMPLES[::3], settings(head_layer=1, detach_head=True))
+    assert (detached["norm_aux"] == 0).all()
+    assert detached["norm_total"].to_numpy() == pytest.approx(table["norm_lm"].to_numpy())
+    after = {name: (p, p.requires_grad) for name, p in lm.model.named_parameters()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n][0], after[n][0]) and before[n][1] == after[n][1] for n in before)
+
+
+def test_methods_differ_in_labels_and_gradient_only():
+    soft = np.linspace(0, 1, len(EXAMPLES))
+    sources = LabelSources(
+        soft, (soft > 0.5).astype(int), np.array([e.source == "harmful" for e in EXAMPLES], int)
+    )
+    made = {name: prepare(name, EXAMPLES, sources, settings(), seed=0) for name in METHODS}
+    for name, (examples, run) in made.items():
+        assert [(e.id, e.prompt, e.answer) for e in examples] == [
+            (e.id, e.prompt, e.answer) for e in EXAMPLES
+        ]
+        assert (run.lambda_aux == 0) == (name == "sft")
+        assert run.detach_head == (name == "detached")
+    labels = {name: np.array([e.p_refuse for e in examples], float) for name, (examples, _) in made.items()}
+    assert np.isnan(labels["sft"]).all()
+    assert (labels["presafe"] == soft).all()
+    assert (labels["detached"] == soft).all()
+    assert sorted(labels["shuffled"]) == sorted(soft)
+    assert not (labels["shuffled"] == soft).all()
+    again = prepare("shuffled", EXAMPLES, sources, settings(), seed=0)[0]
+    assert [e.p_refuse for e in again] == labels["shuffled"].tolist()
+    assert [e.p_refuse for e in prepare("shuffled", EXAMPLES, sources, settings(), 1)[0]] != labels[
+        "shuffled"
+    ].tolist()
+    assert labels["gold"].tolist() == sources.gold.tolist()
+    assert set(labels["hard"]) == {0, 1}
+
+
+def test_methods_refuse_what_they_cannot_use():
+    soft = np.full(len(EXAMPLES), 0.5)
+    with pytest.raises(
+        SaferlrmError, match=r"unknown alignment method 'presave' \(did you mean 'presafe'\?\)"
+    ):
+        get_method("presave")
+    with pytest.raises(SaferlrmError, match="needs 24 gold labels but got none"):
+        prepare("gold", EXAMPLES, LabelSources(soft), settings(), 0)
+    with pytest.raises(SaferlrmError, match="needs 24 soft labels but got 3"):
+        prepare("presafe", EXAMPLES, LabelSources(soft[:3]), settings(), 0)
+    with pytest.raises(SaferlrmError, match=r"lambda_aux > 0"):
+        prepare("presafe", EXAMPLES, LabelSources(soft), settings(lambda_aux=0.0), 0)
+    soft[5] = np.nan
+    with pytest.raises(SaferlrmError, match="soft label of example h5"):
+        prepare("presafe", EXAMPLES, LabelSources(soft), settings(), 0)
