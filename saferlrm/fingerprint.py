@@ -46,6 +46,16 @@ def code_fingerprint(*modules: str, package: Path | None = None) -> str:
     return hashlib.sha256("\0".join(f"{name}\0{found[name]}" for name in sorted(found)).encode()).hexdigest()
 
 
+def package_fingerprint(package: Path | None = None) -> str:
+    """`code_fingerprint` of all modules that a notebook's results and figures can depend on."""
+    root = package or Path(__file__).resolve().parent
+    names = set()
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        names.add(".".join([PACKAGE, *(part for part in parts if part != "__init__")]))
+    return code_fingerprint(*(names - {f"{PACKAGE}.cli", f"{PACKAGE}.runner"}), package=root)
+
+
 @functools.lru_cache(maxsize=256)
 def _read(name: str, path: Path, modified: int) -> tuple[str, frozenset[str]]:
     """The module's tree in our notation, and every dotted name that its import statements may mean."""

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -153,7 +154,9 @@ class Store:
     def _load(self, stage: str, key: str, report: bool = True) -> Artefact | None:
         for layer in (self.root, self.shipped):
             path = layer / stage / key[:16] if layer is not None else None
-            if path is None or not path.is_dir():
+            if path is None or not os.path.isdir(
+                path
+            ):  # unlike Path.is_dir: no error where nothing may be read
                 continue
             manifest = _read_manifest(path / MANIFEST)
             if manifest is None or manifest["key"] != key or manifest["stage"] != stage:
@@ -369,6 +372,8 @@ def _write_problem(problem: BaseException | None) -> str | None:
             return os.strerror(problem.errno).lower()
         if isinstance(problem, OSError) and problem.errno in NO_PERMISSION:
             return f"{os.strerror(problem.errno).lower()} ({problem.filename})"
+        if re.search(r"\d+ requested and \d+ written", text):  # numpy drops the system's error
+            return "no space left on device"
         # safetensors and other Rust code: "I/O error: No space left on device (os error 28)"
         for number in NO_SPACE:
             if f"(os error {number})" in text or os.strerror(number) in text:
