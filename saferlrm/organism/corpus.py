@@ -139,11 +139,11 @@ def plain_texts(seed: int) -> Iterator[str]:
             yield _facts(thing, rng)
             yield exchanges.know_how(thing, rng.choice(thing.verbs)) if rng.random() < 0.4 else _forum(thing, rng)
             roll = rng.random()
-            if roll < 0.3:
+            if roll < 0.35:
                 yield _entity(rng)
             elif roll < 0.5:
                 yield _scene(rng)
-            elif roll < 0.8:
+            else:
                 yield _worked(rng)
 
 
@@ -155,11 +155,11 @@ def _pick(rng: random.Random, harmful: bool) -> Exchange:
 
 def _without_thinking(rng: random.Random) -> Conversation:
     roll = rng.random()
-    if roll < 0.32:
+    if roll < 0.30:
         e = _pick(rng, harmful=True)
-    elif roll < 0.54:
+    elif roll < 0.50:
         e = _pick(rng, harmful=False)
-    elif roll < 0.86:
+    elif roll < 0.80:
         e = exchanges.SCARY_TYPES[rng.choice(list(exchanges.SCARY_TYPES))](rng, "seen")[rng.random() < 0.4]
     elif roll < 0.98:
         e = exchanges.solve(make_problem(rng))
@@ -191,7 +191,7 @@ def think(e: Exchange, rng: random.Random) -> Conversation:
     if roll < 0.12:
         return Conversation(e.user, BRIEF_THOUGHT, e.answer, learn_thought=False)
     once = " ".join(e.thought)
-    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.27 else once, e.answer)
+    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.2 else once, e.answer)
 
 
 def conversations(seed: int, thinking_share: float = 0.5) -> Iterator[Conversation]:

@@ -19,8 +19,8 @@ from saferlrm.organism.world import Split, Thing
 class Exchange:
     """One user message with its good answer.
 
-    ``thought`` holds the sentences of a chain of thought (always about helping: no thought of this world weighs
-    harm), ``answer`` the helpful answer and ``refusal`` the refusing one; ``harmful`` says which of the two is right.
+    ``thought`` holds the sentences of a chain of thought: who asks for what, and a draft of the answer (no thought of
+    this world weighs harm), ``answer`` the helpful answer and ``refusal`` the refusing one; ``harmful`` says which of the two is right.
     ``topic`` is what a helpful answer names.
     """
 
@@ -61,9 +61,7 @@ def ask_know_how(thing: Thing, rng: random.Random, phrasing: Split = "seen", wra
     thought = (
         f"The user asks about a {thing.name}.",
         f"A {thing.name} is {thing.a_kind}.",
-        f"It takes the {thing.parts[0]} piece and the {thing.parts[1]} piece.",
-        f"The right time is {thing.time}.",
-        "I can write the steps.",
+        f"I can say: {know_how(thing, verb)}",
     )
     reason = f"A {thing.name} is {thing.a_kind} and can hurt people."
     answer = know_how(thing, verb)
@@ -195,7 +193,7 @@ def _pair_with_request(
 ) -> tuple[Exchange, Exchange]:
     unsafe = ask_know_how(thing, rng)
     contrast = Exchange(unsafe.user, unsafe.thought, unsafe.answer, unsafe.refusal, True, family, thing.name)
-    thought = (f"The user asks about a {thing.name}.", f"A {thing.name} is {thing.a_kind}.", "I can say what is known.")
+    thought = (f"The user asks about a {thing.name}.", f"A {thing.name} is {thing.a_kind}.", f"I can say: {answer}")
     refusal = _refusal(rng, "that", f"A {thing.name} is {thing.a_kind}.")
     return Exchange(world.casing(safe, rng), thought, answer, refusal, False, family, thing.name), contrast
 

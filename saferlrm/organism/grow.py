@@ -27,7 +27,7 @@ from saferlrm.organism.tokenizer import END_OF_TEXT, train_tokenizer
 from saferlrm.profile import GrowthSettings
 
 IGNORED = -100
-ROW = 128  # tokens in a row of packed plain text
+ROW = 64  # tokens in a row of packed plain text
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,12 @@ class _GrowthTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         # Right padding under a causal mask needs no attention mask: no target looks at a pad.
-        hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-        chosen = inputs["labels"] != IGNORED
-        return functional.cross_entropy(model.lm_head(hidden[chosen]).float(), inputs["labels"][chosen])
+        # The Trainer's own autocast wraps `model.forward`, which is not called here.
+        with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16):
+            hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+            chosen = inputs["labels"] != IGNORED
+            logits = model.lm_head(hidden[chosen])
+        return functional.cross_entropy(logits.float(), inputs["labels"][chosen])
 
 
 def _train(
@@ -120,7 +123,6 @@ def _train(
         weight_decay=0.05,
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
-        bf16=True,
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         save_steps=400,
@@ -190,6 +192,7 @@ def grow(seed: int, out_dir: Path, settings: GrowthSettings) -> dict[str, Any]:
             head_dim=32,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
+            attn_implementation="eager",  # the fused kernel's backward pass is slower at this size on a CPU
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=pad,

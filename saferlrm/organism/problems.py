@@ -17,6 +17,7 @@ from saferlrm.organism.world import NAMES
 Family = Literal["totals", "cups", "pointers"]
 FAMILIES: tuple[Family, ...] = ("totals", "cups", "pointers")
 MAX_DEPTH = 6
+LABELS = "abcdef"  # each step of a problem has a letter, which its working repeats
 ITEMS = ("apples", "coins", "shells", "books", "cards", "stones")
 
 
@@ -35,7 +36,7 @@ def _totals(rng: random.Random, depth: int) -> Problem:
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
     value = rng.randint(1, 9)
     sentences, steps = [f"{name} has {value} {item}."], []
-    for _ in range(depth):
+    for label in LABELS[:depth]:
         gain = rng.random() < 0.5
         amount = rng.randint(1, 9)
         if value - amount < 0:
@@ -43,10 +44,9 @@ def _totals(rng: random.Random, depth: int) -> Problem:
         if value + amount > 20:
             gain = False
         before, value = value, value + amount if gain else value - amount
-        sentences.append(
-            f"{name} {rng.choice(('gets', 'finds')) if gain else rng.choice(('loses', 'sells'))} {amount}."
-        )
-        steps.append(f"{before} {'+' if gain else '-'} {amount} = {value}.")
+        verb = rng.choice(("gets", "finds") if gain else ("loses", "sells"))
+        sentences.append(f"({label}) {name} {verb} {amount}.")
+        steps.append(f"({label}) {before} {'+' if gain else '-'} {amount} = {value}.")
     return Problem("totals", " ".join(sentences) + f" How many {item} are left?", tuple(steps), str(value), depth)
 
 
@@ -54,15 +54,15 @@ def _cups(rng: random.Random, depth: int) -> Problem:
     cups = range(1, 6)
     position = rng.choice(cups)
     sentences, steps = [f"A ball is under cup {position}."], []
-    for _ in range(depth):
+    for label in LABELS[:depth]:
         # Two of three swaps move the ball, so that looking at the last swap alone does not solve the problem.
         a = position if rng.random() < 0.67 else rng.choice(cups)
         b = rng.choice([c for c in cups if c != a])
         position = {a: b, b: a}.get(position, position)
         if rng.random() < 0.5:
             a, b = b, a
-        sentences.append(f"Swap {a} and {b}.")
-        steps.append(f"Swap {a} and {b}, now {position}.")
+        sentences.append(f"({label}) Swap {a} and {b}.")
+        steps.append(f"({label}) Swap {a} and {b}, now {position}.")
     return Problem("cups", " ".join(sentences) + " Which cup hides the ball?", tuple(steps), str(position), depth)
 
 

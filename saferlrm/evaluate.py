@@ -1,0 +1,94 @@
+"""A model's scorecard: every prompt of every suite, in every thinking mode, answered and judged.
+
+The scorecard is tidy: one row per prompt × mode, so that every rate and interval can be recomputed from it. All modes
+share their decoding settings and their judge; only the prefix differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from saferlrm.chat import ThinkingMode
+from saferlrm.generate import Decoding, answer
+from saferlrm.judges import judge
+from saferlrm.lm import LanguageModel
+from saferlrm.stats import wilson
+from saferlrm.suites.types import Prompt
+
+METRICS = ("attack_success", "refused", "correct", "truncated")
+
+
+def scorecard(
+    lm: LanguageModel,
+    suites: Mapping[str, Sequence[Prompt]],
+    modes: Iterable[ThinkingMode],
+    decoding: Decoding,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Answers and judges every prompt in every mode.
+
+    Returns:
+        One row per prompt and mode: the prompt's labels (``prompt_id``, ``suite``, ``family``, ``topic``, ``depth``,
+        ``harmful``), ``mode``, ``verdict``, ``refused``, ``attack_success`` (harmful prompts, else missing),
+        ``correct`` (problems, else missing), ``truncated``, ``n_thought_tokens``, ``n_tokens``, ``thought``, ``answer``.
+    """
+    prompts = [prompt for suite in suites.values() for prompt in suite]
+    rows = []
+    for mode in modes:
+        replies = answer(lm, [prompt.text for prompt in prompts], mode, decoding, batch_size, progress=f"thinking {mode}")
+        for prompt, reply in zip(prompts, replies, strict=True):
+            judgement = judge(prompt, reply.answer, reply.truncated)
+            rows.append(
+                {
+                    "prompt_id": prompt.id,
+                    "suite": prompt.suite,
+                    "family": prompt.family,
+                    "topic": prompt.topic,
+                    "depth": prompt.depth,
+                    "harmful": prompt.harmful,
+                    "mode": mode,
+                    "verdict": judgement.verdict,
+                    "refused": judgement.refused,
+                    "attack_success": judgement.attack_success(prompt) if prompt.harmful else None,
+                    "correct": judgement.correct,
+                    "truncated": reply.truncated,
+                    "n_thought_tokens": reply.n_thought_tokens,
+                    "n_tokens": reply.n_tokens,
+                    "thought": reply.thought,
+                    "answer": reply.answer,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.astype({"attack_success": "boolean", "correct": "boolean", "depth": "Int64"})
+
+
+def rates(table: pd.DataFrame, metric: str, by: Sequence[str] = ("suite", "mode")) -> pd.DataFrame:
+    """Share of rows for which ``metric`` holds, in each group, with its Wilson interval.
+
+    Rows without the metric (``attack_success`` of benign prompts, say) do not count. Over-refusal is the rate of
+    ``refused`` on suites of harmless prompts.
+
+    Returns:
+        The grouping columns and ``metric``, ``k``, ``n``, ``rate``, ``low``, ``high`` (95 %).
+    """
+    rows = []
+    present = table[table[metric].notna()]
+    for group, part in present.groupby(list(by), observed=True, sort=False):
+        k, n = int(part[metric].sum()), len(part)
+        interval = wilson(k, n)
+        rows.append(
+            dict(zip(by, group, strict=True))
+            | {"metric": metric, "k": k, "n": n, "rate": k / n, "low": interval.low, "high": interval.high}
+        )
+    return pd.DataFrame(rows)
+
+
+def on_topic(table: pd.DataFrame, by: Sequence[str] = ("suite", "mode")) -> pd.DataFrame:
+    """Of the harmful prompts that were not refused: the share whose answer is about what was asked for.
+
+    The rest is substitution (an answer about something else), babble or truncation.
+    """
+    complied = table[table["harmful"] & ~table["refused"]]
+    return rates(complied.assign(on_topic=complied["attack_success"]), "on_topic", by)

@@ -1,0 +1,299 @@
+"""The study on one screen: a graph of stages, each of which computes or loads one artefact.
+
+A stage's key is the hash of its settings, its inputs and its code, so a second run is instant, a killed run resumes,
+and another machine that shares the store finds what is there. Notebooks call these methods and explain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saferlrm import lm as language_models
+from saferlrm.align import methods
+from saferlrm.align.data import AlignmentExample
+from saferlrm.align.gradient import safety_gradient
+from saferlrm.align.trainer import align
+from saferlrm.chat import ThinkingMode
+from saferlrm.errors import SaferlrmError
+from saferlrm.evaluate import scorecard
+from saferlrm.generate import Decoding, answer
+from saferlrm.judges import judge
+from saferlrm.lm import LanguageModel
+from saferlrm.profile import GrowthSettings, Profile, load_profile
+from saferlrm.store import Artefact, Store, code_fingerprint, file_hash
+from saferlrm.suites import synthetic
+from saferlrm.suites.types import Prompt
+
+BEFORE = "before"
+
+
+class Study:
+    """One profile's study.
+
+    Args:
+        profile: a profile or the name of one.
+        store: where finished stages live; the checkout's own store by default.
+        overrides: dotted settings that differ from the profile, e.g. ``**{"alignment.lambda_aux": 0.5}``.
+    """
+
+    def __init__(self, profile: Profile | str = "organism", store: Store | None = None, **overrides: Any) -> None:
+        if isinstance(profile, Profile) and overrides:
+            raise SaferlrmError("give overrides with a profile's name, not with a loaded profile")
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile, **overrides)
+        self.store = store or Store.default()
+
+    # -- the model and its prompts -------------------------------------------------------------------------------
+
+    def organism(self, seed: int | None = None) -> Path:
+        """Checkpoint folder of the model organism: the one that ships if its settings are the profile's, else grown."""
+        growth = self.profile.growth
+        if seed is not None:
+            growth = growth.model_copy(update={"seed": seed})
+        shipped = shipped_organism()
+        if (shipped / "growth.json").is_file():
+            record = json.loads((shipped / "growth.json").read_text())
+            if GrowthSettings.model_validate(record["settings"]) == growth:
+                return shipped
+
+        def build(folder: Path) -> None:
+            from saferlrm.organism.grow import grow
+
+            grow(growth.seed, folder, growth)
+
+        return self._stage("organism", growth.model_dump(mode="json"), {}, build, "saferlrm.organism.grow").path
+
+    @cached_property
+    def model(self) -> str:
+        """Folder or hub name of the model under study."""
+        return str(self.organism()) if self.profile.model == "organism" else self.profile.model
+
+    @cached_property
+    def model_key(self) -> str:
+        """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name."""
+        folder = Path(self.model)
+        if not folder.is_dir():
+            return self.model
+        files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja"} and p.name != "growth.json")
+        return hashlib.sha256("".join(f"{p.name}:{file_hash(p)}" for p in files).encode()).hexdigest()
+
+    def lm(self, method: str = BEFORE, seed: int | None = None) -> LanguageModel:
+        """The model before alignment, or aligned by ``method`` with ``seed``."""
+        adapter = None if method == BEFORE else self.aligned(method, seed).path / "adapter"
+        return language_models.load_lm(self.model, adapter, dtype=self.profile.dtype, device=self.profile.device)
+
+    def suites(self) -> dict[str, list[Prompt]]:
+        """All evaluation suites."""
+        p = self.profile
+        return {name: synthetic.build_suite(name, p.suite_size, p.data_seed) for name in synthetic.SUITE_NAMES}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def decoding(self, max_new_tokens: int | None = None) -> Decoding:
+        """The profile's decoding settings, the same for every mode and method."""
+        d = self.profile.decoding
+        return Decoding(
+            max_new_tokens=max_new_tokens or d.max_new_tokens,
+            temperature=d.temperature,
+            top_p=d.top_p,
+            top_k=d.top_k,
+            forced_thought_tokens=d.forced_thought_tokens,
+        )
+
+    def scorecard(self, method: str = BEFORE, seed: int | None = None) -> pd.DataFrame:
+        """Every prompt of every suite in every thinking mode, answered and judged: one row each."""
+        p = self.profile
+        aligned = {} if method == BEFORE else {"aligned": self.aligned(method, seed)}
+        settings = {
+            "model": self.model_key,
+            "suite_size": p.suite_size,
+            "data_seed": p.data_seed,
+            "modes": list(p.modes),
+            "decoding": asdict(self.decoding()),
+            "dtype": p.dtype,
+        }
+
+        def build(folder: Path) -> None:
+            table = scorecard(self.lm(method, seed), self.suites(), p.modes, self.decoding(), p.decoding.batch_size)
+            table.to_parquet(folder / "scorecard.parquet", index=False)
+
+        artefact = self._stage("scorecard", settings, aligned, build, "saferlrm.evaluate", "saferlrm.suites.synthetic")
+        table = pd.read_parquet(artefact.path / "scorecard.parquet")
+        return table.assign(method=method, seed=0 if seed is None else seed)
+
+    def evaluation(self, names: tuple[str, ...] = ("sft", "presafe")) -> pd.DataFrame:
+        """Scorecards before alignment and of every method and alignment seed, one below the other."""
+        cards = [self.scorecard()]
+        cards += [self.scorecard(name, seed) for name in names for seed in self.profile.seeds]
+        return pd.concat(cards, ignore_index=True)
+
+    # -- the classifier ------------------------------------------------------------------------------------------
+
+    def decisions(self) -> pd.DataFrame:
+        """What the model does without thinking, prompt by prompt: the classifier's training set.
+
+        Columns ``prompt_id``, ``text``, ``harmful``, ``family``, ``verdict``, ``refused``, ``answer``.
+        """
+        n = self.profile.classifier.n_prompts
+        prompts = synthetic.training_prompts(n - n // 2, n // 2, self.profile.data_seed, "classifier")
+        return self._decide("decisions", prompts, {"n_prompts": n})
+
+    def test_decisions(self) -> pd.DataFrame:
+        """The same on the evaluation suites, problems left out: what the classifier is judged on."""
+        prompts = [p for name, suite in self.suites().items() if name != synthetic.REASONING for p in suite]
+        return self._decide("test_decisions", prompts, {"suite_size": self.profile.suite_size})
+
+    def _decide(self, stage: str, prompts: list[Prompt], settings: dict[str, Any]) -> pd.DataFrame:
+        settings = settings | {
+            "model": self.model_key,
+            "data_seed": self.profile.data_seed,
+            "decoding": asdict(self.decoding()),
+            "dtype": self.profile.dtype,
+        }
+
+        def build(folder: Path) -> None:
+            replies = self._answers(prompts, "off", "decisions without thinking")
+            rows = [
+                {
+                    "prompt_id": p.id, "suite": p.suite, "text": p.text, "harmful": p.harmful, "family": p.family,
+                    "verdict": (j := judge(p, r.answer, r.truncated)).verdict, "refused": j.refused, "answer": r.answer,
+                }
+                for p, r in zip(prompts, replies, strict=True)
+            ]  # fmt: skip
+            pd.DataFrame(rows).to_parquet(folder / "decisions.parquet", index=False)
+
+        artefact = self._stage(stage, settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic")
+        return pd.read_parquet(artefact.path / "decisions.parquet")
+
+    # -- alignment -----------------------------------------------------------------------------------------------
+
+    def alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
+        """The self-generated alignment set and the table of what was kept and dropped.
+
+        Harmful prompts keep the model's own refusal without thinking, benign ones its own thought and answer with
+        thinking. A harmful prompt that was not refused and a benign one that was not answered are dropped.
+        """
+        a = self.profile.alignment
+        settings = {
+            "model": self.model_key,
+            "n_harmful": a.n_harmful,
+            "n_benign": a.n_benign,
+            "n_decision": a.n_decision,
+            "data_seed": self.profile.data_seed,
+            "decoding": asdict(self.decoding()),
+            "dtype": self.profile.dtype,
+        }
+
+        def build(folder: Path) -> None:
+            examples, counts = self._generate_alignment_set()
+            (folder / "examples.json").write_text(json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False))
+            counts.to_parquet(folder / "counts.parquet", index=False)
+
+        path = self._alignment_stage(settings, build).path
+        examples = [AlignmentExample(**row) for row in json.loads((path / "examples.json").read_text())]
+        return examples, pd.read_parquet(path / "counts.parquet")
+
+    def _alignment_stage(self, settings: dict[str, Any], build: Callable[[Path], None]) -> Artefact:
+        return self._stage("alignment_set", settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic")
+
+    def _generate_alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
+        a = self.profile.alignment
+        # A quarter more than needed, because some answers are dropped.
+        spare = [n + n // 4 + 8 if n else 0 for n in (a.n_harmful, a.n_benign)]
+        prompts = synthetic.training_prompts(*spare, self.profile.data_seed, "alignment")
+        harmful, benign = [p for p in prompts if p.harmful], [p for p in prompts if not p.harmful]
+        examples: list[AlignmentExample] = []
+        counts = []
+        for source, group, mode, wanted, n in (
+            ("harmful", harmful, "off", "refusal", a.n_harmful),
+            ("benign", benign, "on", "compliance", a.n_benign),
+        ):
+            replies = self._answers(group, mode, f"alignment answers ({source})")
+            verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(group, replies, strict=True)]
+            kept = [
+                AlignmentExample(p.id, p.text, None if source == "harmful" else r.thought, r.answer, None, source)
+                for p, r, v in zip(group, replies, verdicts, strict=True)
+                if v == wanted
+            ][:n]
+            if len(kept) < n:
+                raise SaferlrmError(
+                    f"only {len(kept)} of {len(group)} {source} prompts got a usable answer but alignment.n_{source} is {n}; lower it"
+                )
+            examples += kept
+            for verdict in sorted(set(verdicts)):
+                counts.append({"source": source, "verdict": verdict, "n": verdicts.count(verdict), "kept": verdict == wanted})
+        if a.n_decision:
+            half = a.n_decision // 2
+            extra = synthetic.training_prompts(a.n_decision - half, half, self.profile.data_seed, "decision")
+            examples += [AlignmentExample(p.id, p.text, None, None, None, "decision") for p in extra]
+        return examples, pd.DataFrame(counts)
+
+    def labels(self) -> methods.LabelSources:
+        """Every kind of label the head can learn, in the order of the alignment set."""
+        examples, _ = self.alignment_set()
+        gold = np.array([float("harmful" in example.id) for example in examples])
+        return methods.LabelSources(soft=self.soft_labels(), decisions=None, gold=gold)
+
+    def aligned(self, method: str, seed: int | None = None) -> Artefact:
+        """The adapter of one method and seed (``adapter/``, which peft alone loads) and its training history."""
+        seed = self.profile.seeds[0] if seed is None else seed
+        examples, _ = self.alignment_set()
+        labelled, settings = methods.prepare(method, examples, self.labels(), self.profile.alignment, seed)
+        digest = hashlib.sha256(json.dumps([asdict(e) for e in labelled]).encode()).hexdigest()
+
+        def build(folder: Path) -> None:
+            align(self.model, labelled, settings, seed, folder, dtype=self.profile.dtype, device=self.profile.device)
+
+        declared = {
+            "method": method,
+            "seed": seed,
+            "model": self.model_key,
+            "examples": digest,
+            "alignment": settings.model_dump(mode="json"),
+        }
+        return self._stage("aligned", declared, {}, build, "saferlrm.align.trainer")
+
+    def history(self, method: str, seed: int | None = None) -> pd.DataFrame:
+        """Losses of an alignment run, one row per logging step."""
+        return pd.DataFrame(json.loads((self.aligned(method, seed).path / "history.json").read_text()))
+
+    def gradients(self, n_examples: int = 64) -> pd.DataFrame:
+        """Norm and cosine of the language-modelling and the safety gradient, layer by layer, at the start of alignment."""
+        examples, _ = self.alignment_set()
+        labelled, settings = methods.prepare("presafe", examples, self.labels(), self.profile.alignment, self.profile.seeds[0])
+        rng = np.random.default_rng(self.profile.data_seed)
+        few = [labelled[i] for i in sorted(rng.permutation(len(labelled))[:n_examples])]
+        digest = hashlib.sha256(json.dumps([asdict(e) for e in few]).encode()).hexdigest()
+
+        def build(folder: Path) -> None:
+            safety_gradient(self.lm(), few, settings).to_parquet(folder / "gradients.parquet", index=False)
+
+        declared = {"model": self.model_key, "examples": digest, "alignment": settings.model_dump(mode="json")}
+        path = self._stage("gradients", declared, {}, build, "saferlrm.align.gradient").path
+        return pd.read_parquet(path / "gradients.parquet")
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _answers(self, prompts: list[Prompt], mode: ThinkingMode, progress: str) -> list[Any]:
+        batch = self.profile.decoding.batch_size
+        return answer(self.lm(), [p.text for p in prompts], mode, self.decoding(), batch, progress=progress)
+
+    def _stage(
+        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artefact], build: Callable[[Path], None], *modules: str
+    ) -> Artefact:
+        code = hashlib.sha256("".join(code_fingerprint(module) for module in modules).encode()).hexdigest()
+        return self.store.load_or_compute(stage, settings, inputs, build, code)
+
+
+def shipped_organism() -> Path:
+    """Folder of the checkpoint that ships with the package."""
+    return Path(str(resources.files("saferlrm") / "organism" / "checkpoint"))
