@@ -1,0 +1,277 @@
+"""The command line: ``saferlrm run / status / stage / report / grow / profile``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+import saferlrm
+from saferlrm.errors import SaferlrmError
+from saferlrm.profile import as_yaml, load_profile
+from saferlrm.store import Store, repository
+
+app = typer.Typer(
+    help="A study of safety decisions before the chain of thought.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+
+ProfileOption = Annotated[str, typer.Option(help="smoke, organism, gpu, or the path of a YAML file.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the stage.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors the user can mend are one line and exit status 2, Ctrl-C is 130."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # kernels are forked off: it would only warn
+    try:
+        status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _error("interrupted; what is finished is kept, and the same command resumes")
+        sys.exit(130)
+    except SaferlrmError as problem:
+        _error(" ".join(str(problem).split()))
+        sys.exit(2)
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):  # not one of the usage errors of the option parser
+            raise
+        _error(" ".join(problem.format_message().split()))
+        sys.exit(2)
+    sys.exit(status or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"saferlrm {saferlrm.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    profile: ProfileOption = "organism",
+    only: Annotated[str, typer.Option(help="Numbers of notebooks, e.g. 02,03.")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Parameter 'seed' of the notebooks.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Notebook parameter; repeatable.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option(help="Execute finished notebooks again; stages stay stored.")
+    ] = False,
+    shipped: Annotated[bool, typer.Option(help="Read shipped artefacts instead of computing all.")] = False,
+    notebooks: Annotated[Path | None, typer.Option(help="Folder with the notebooks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for executed copies; default runs/PROFILE.")
+    ] = None,
+) -> None:
+    """Execute the notebooks in order; skip what is finished, resume what is not."""
+    from saferlrm.runner import run_notebooks
+
+    typed = _typed_parameters(parameter or [])
+    if seed is not None:
+        typed["seed"] = str(seed)
+    selected = [word.strip() for word in only.split(",") if word.strip()]
+    with _Display() as display:
+        runs = run_notebooks(
+            profile,
+            selected,
+            typed,
+            fresh,
+            shipped,
+            notebooks,
+            out,
+            display.start,
+            display.cell,
+            display.done,
+        )
+    table = Table("notebook", "seconds", "peak MB", "", title=f"profile {profile}")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for one in runs:
+        note = "finished earlier" if one.skipped else ""
+        table.add_row(one.name, f"{one.seconds:.1f}", f"{one.peak_memory_mb:.0f}", note)
+    peak = max(one.peak_memory_mb for one in runs)
+    table.add_row("total", f"{sum(one.seconds for one in runs):.1f}", f"{peak:.0f}", "", style="bold")
+    console.print(table)
+    if notebooks is None and not selected:
+        _report(profile, shipped)
+
+
+@app.command()
+def status(profile: ProfileOption = "organism") -> None:
+    """Say which stages and which notebooks are done."""
+    from saferlrm.runner import finished_notebooks, select_notebooks
+
+    settings, store = load_profile(profile), Store.default()
+    columns = ("stage", "key", "when", "seconds", "peak MB", "size MB", "where")
+    table = Table(*columns, title=f"stages in {store.root}")
+    entries = store.entries()
+    for entry in entries:
+        where = "shipped" if store.shipped and entry.path.is_relative_to(store.shipped) else "computed"
+        manifest = entry.manifest
+        table.add_row(
+            entry.stage,
+            entry.key[:16],
+            manifest["started"][:16].replace("T", " "),
+            f"{manifest.get('seconds', 0):.1f}",
+            f"{manifest.get('peak_memory_mb', 0):.0f}",
+            f"{entry.bytes / 1e6:.1f}",
+            where,
+        )
+    for path in store.unfinished():
+        table.add_row(path.parent.name, path.stem, "interrupted", "", "", "", "resumes on the next run")
+    done_stages = {entry.stage for entry in entries}
+    for name in _stages():
+        if name not in done_stages:
+            table.add_row(name, "", "not yet", "", "", "", "")
+    console.print(table)
+    folder = repository() / "runs" / settings.name
+    done = {marker["name"]: marker for marker in finished_notebooks(folder)}
+    table = Table("notebook", "finished", "seconds", "peak MB", title=f"notebooks in {folder}")
+    for source in select_notebooks(repository() / "notebooks"):
+        marker = done.get(source.stem)
+        if marker is None:
+            table.add_row(source.stem, "not yet", "", "")
+        else:
+            when = marker["finished"][:16].replace("T", " ")
+            table.add_row(source.stem, when, f"{marker['seconds']:.1f}", f"{marker['peak_memory_mb']:.0f}")
+    console.print(table)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="Name of a stage, see `saferlrm status`.")],
+    profile: ProfileOption = "organism",
+    seed: SeedOption = 0,
+) -> None:
+    """Compute one stage and what it depends on, for instance under a cluster's scheduler."""
+    from saferlrm.study import Study
+
+    load_profile(profile)
+    stages = Study.stages()
+    if name not in stages:
+        raise SaferlrmError(f"unknown stage '{name}'; choose from {', '.join(stages)}")
+    clock = time.perf_counter()
+    result = stages[name](Study(profile), seed)
+    # A stage returns its artefact, or what it reads from it.
+    where = f" -> {result.path}" if hasattr(result, "path") else ""
+    typer.echo(f"{name} (seed {seed}): {time.perf_counter() - clock:.1f} s{where}")
+
+
+@app.command()
+def report(profile: ProfileOption = "organism") -> None:
+    """Write the HTML report from the results and name it and the figures."""
+    load_profile(profile)
+    _report(profile, shipped=True)
+
+
+@app.command()
+def grow(
+    seed: SeedOption = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("organism"),
+    profile: ProfileOption = "organism",
+) -> None:
+    """Grow the model organism from scratch into a checkpoint folder."""
+    from saferlrm.organism.grow import grow as grow_organism
+    from saferlrm.store import explain_write_errors
+
+    settings = load_profile(profile, **{"growth.seed": seed}).growth
+    with explain_write_errors(out, "make room or choose another folder with --out"):
+        grow_organism(seed, out, settings)
+    typer.echo(f"organism (seed {seed}) in {out}")
+
+
+@app.command("profile")
+def show_profile(name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")]) -> None:
+    """Print the resolved settings of a profile as YAML."""
+    typer.echo(as_yaml(load_profile(name)), nl=False)
+
+
+def _report(profile: str, shipped: bool) -> None:
+    from saferlrm.report import build_report
+    from saferlrm.study import Study
+
+    before = os.environ.get("SAFERLRM_SHIPPED")
+    os.environ["SAFERLRM_SHIPPED"] = (before or "1") if shipped else "0"
+    try:
+        path = build_report(Study(profile))
+    finally:
+        os.environ.pop("SAFERLRM_SHIPPED")
+        if before is not None:
+            os.environ["SAFERLRM_SHIPPED"] = before
+    typer.echo(f"report:  {path}")
+    for figure in sorted((repository() / "figures").glob("*.png")):
+        typer.echo(f"figure:  {figure}")
+
+
+def _typed_parameters(words: Sequence[str]) -> dict[str, str]:
+    typed: dict[str, str] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key.isidentifier():
+            raise SaferlrmError(f"-p {word}: write -p KEY=VALUE, for instance -p seed=1")
+        typed[key] = value
+    return typed
+
+
+def _stages() -> dict[str, Any]:
+    from saferlrm.study import Study
+
+    return Study.stages()
+
+
+def _error(line: str) -> None:
+    Console(stderr=True, highlight=False).print(f"error: {line}", markup=False, soft_wrap=True)
+
+
+class _Display:
+    """A live line for the notebook that runs; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+        live = console.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(), *columns, TimeElapsedColumn(), console=console, transient=True, disable=not live
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._progress.stop()
+
+    def start(self, name: str, cells: int) -> None:
+        if console.is_terminal:
+            self._task = self._progress.add_task(name, total=cells)
+        else:
+            typer.echo(f"{name}: {cells} cells")
+
+    def cell(self, name: str, cell: int, cells: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=cell - 1, total=cells)
+
+    def done(self, run: Any) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        note = "finished earlier" if run.skipped else f"{run.seconds:.1f} s, peak {run.peak_memory_mb:.0f} MB"
+        self._progress.console.print(f"{run.name}: {note}", markup=False, soft_wrap=True)
