@@ -50,7 +50,9 @@ def wilson(k: float, n: float, level: float = 0.95) -> Interval:
     if not (n > 0 and 0 <= k <= n):
         raise SaferlrmError(f"no rate of {k} out of {n}: give at least one observation, and 0 <= k <= n")
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-    return Interval(k / n, max(0.0, float(low)), min(1.0, float(high)), int(n), level, "Wilson")
+    # The bounds at the edges are exact; the library leaves rounding errors there.
+    low, high = 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
+    return Interval(k / n, low, high, int(n), level, "Wilson")
 
 
 def rate(outcomes: ArrayLike, level: float = 0.95) -> Interval:
@@ -84,18 +86,12 @@ def paired_difference(before: ArrayLike, after: ArrayLike, level: float = 0.95) 
     above = (two.high - two.estimate, one.estimate - one.low)
     difference = two.estimate - one.estimate
     low, high = (np.sqrt(max(0.0, s**2 + t**2 - 2 * rho * s * t)) for s, t in (below, above))
-    return Interval(
-        difference,
-        max(-1.0, difference - low),
-        min(1.0, difference + high),
-        len(a),
-        level,
-        "Newcombe, paired",
-    )
+    bounds = max(-1.0, difference - low), min(1.0, difference + high)
+    return Interval(difference, *bounds, len(a), level, "Newcombe, paired")
 
 
 def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
-    """Exact two-sided p-value for equal rates of two yes-or-no outcomes on the same prompts (McNemar 1947)."""
+    """Exact two-sided p-value for equal rates of two yes-or-no outcomes on the same prompts (McNemar)."""
     a, b = np.asarray(before, bool), np.asarray(after, bool)
     if a.shape != b.shape or a.ndim != 1:
         raise SaferlrmError(f"paired outcomes must be two equally long lists, not {a.shape} and {b.shape}")
@@ -133,8 +129,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval
         spread = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return z * np.sqrt(theta * (1 - theta) * spread / (m * n))
 
-    low = optimize.brentq(lambda t: area - t - error(t), 0.0, area) if area > 0 else 0.0
-    high = optimize.brentq(lambda t: t - area - error(t), area, 1.0) if area < 1 else 1.0
+    edge = 1e-9  # at 0 and 1 the standard error is 0, which is the trivial root
+    low = optimize.brentq(lambda t: area - t - error(t), 0.0, min(area, 1 - edge)) if area > 0 else 0.0
+    high = optimize.brentq(lambda t: t - area - error(t), max(area, edge), 1.0) if area < 1 else 1.0
     return Interval(area, float(low), float(high), len(y), level, "Newcombe, AUROC")
 
 
@@ -159,7 +156,7 @@ def auroc_difference(labels: ArrayLike, one: ArrayLike, two: ArrayLike, level: f
 
 
 def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> float:
-    """Mean gap of predicted and observed rate over equally wide bins, weighted by size (Guo et al., ICML 2017)."""
+    """Mean gap of predicted and observed rate over bins of equal width, by size (Guo et al., ICML 2017)."""
     y, p = np.asarray(labels, float), np.asarray(probabilities, float)
     if not len(p) or y.shape != p.shape or p.min() < 0 or p.max() > 1:
         raise SaferlrmError("calibration needs as many labels as probabilities, and these between 0 and 1")
