@@ -1,0 +1,135 @@
+"""Profiles: every setting declared, typed and bounded; a mistake is one line that says what to do."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from saferlrm.errors import SaferlrmError
+from saferlrm.profile import AlignmentSettings, Profile, as_yaml, load_profile, profile_names
+
+
+@pytest.mark.parametrize("name", ["smoke", "organism", "gpu"])
+def test_shipped_profiles_load_and_spell_out_every_setting(name: str) -> None:
+    assert name in profile_names()
+    written = yaml.safe_load((resources.files("saferlrm") / "profiles" / f"{name}.yaml").read_text())
+
+    def check(model: type[BaseModel], values: dict) -> None:
+        assert set(values) == set(model.model_fields), model.__name__
+        for key, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                check(field.annotation, values[key])
+
+    check(Profile, written)
+    assert load_profile(name).name == name
+
+
+def test_the_organism_profile_is_what_the_defaults_are() -> None:
+    assert load_profile("organism") == Profile(name="organism")
+
+
+def test_the_study_is_large_enough_for_its_claims() -> None:
+    profile = load_profile("organism")
+    assert profile.suite_size >= 300
+    assert len(profile.seeds) >= 3
+    assert profile.classifier.n_prompts == 1500
+    assert set(profile.modes) == {"off", "short", "on", "forced"}
+
+
+def test_overrides_are_dotted_and_leave_the_rest_alone() -> None:
+    profile = load_profile("smoke", **{"alignment.lambda_aux": 0.7, "seeds": (3, 4), "model": Path("/x/y")})
+    assert profile.alignment.lambda_aux == 0.7
+    assert profile.seeds == (3, 4)
+    assert profile.model == "/x/y"
+    assert profile.alignment.rank == load_profile("smoke").alignment.rank
+
+
+def test_settings_cannot_be_changed_after_loading() -> None:
+    with pytest.raises(ValidationError):
+        load_profile("smoke").suite_size = 5
+
+
+def test_yaml_returns_the_same_profile(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(as_yaml(load_profile("smoke", **{"alignment.rank": 2})))
+    assert load_profile(path) == load_profile("smoke", **{"alignment.rank": 2})
+
+
+def test_settings_classes_work_on_their_own() -> None:
+    assert AlignmentSettings(lambda_aux=0.0).lambda_aux == 0
+    with pytest.raises(ValidationError):
+        AlignmentSettings(lambda_aux=-0.1)
+
+
+BAD = [
+    ({"alignment.lamda_aux": 1}, r"unknown setting 'alignment.lamda_aux' \(did you mean 'lambda_aux'\?\)"),
+    ({"suite_sze": 10}, r"unknown setting 'suite_sze' \(did you mean 'suite_size'\?\)"),
+    ({"nothing.at.all": 1}, "unknown setting 'nothing'"),
+    ({"suite_size.x": 1}, "'suite_size' has no settings of its own"),
+    ({"alignment.lambda_aux": -1}, r"alignment.lambda_aux = -1 is not allowed: .* >= 0 and <= 100"),
+    ({"alignment.lambda_aux": float("nan")}, "alignment.lambda_aux = nan is not allowed"),
+    ({"alignment.rank": 0}, "alignment.rank = 0 is not allowed: .* >= 1"),
+    ({"alignment.rank": 1.5}, "alignment.rank = 1.5 is not allowed: it must be a whole number"),
+    ({"alignment.rank": "8"}, "alignment.rank = '8' is not allowed: it must be a whole number"),
+    ({"alignment.head_token": "first"}, "alignment.head_token = 'first' .* 'pre_cot'"),
+    ({"alignment.detach_head": 1}, "alignment.detach_head = 1 is not allowed"),
+    ({"alignment.n_harmful": 0, "alignment.n_benign": 0}, "n_harmful . n_benign must be at least 1"),
+    ({"decoding.temperature": 2.5}, "decoding.temperature = 2.5 is not allowed: .* >= 0 and <= 2"),
+    ({"decoding.top_p": 0}, "decoding.top_p = 0 is not allowed: .* > 0 and <= 1"),
+    ({"decoding.forced_thought_tokens": 0}, "mode 'forced' needs"),
+    ({"modes": ["of"]}, "modes = 'of' is not allowed: should be 'off'"),
+    ({"modes": []}, "modes needs at least one value"),
+    ({"seeds": [0, 0]}, "must not repeat"),
+    ({"seeds": [-1]}, "seeds = -1 is not allowed"),
+    ({"seeds": 3}, "seeds = 3 is not allowed"),
+    ({"probe.layers": "last"}, "should be 'all' or a list of layer numbers"),
+    ({"growth.vocab_size": 10}, "growth.vocab_size = 10 is not allowed"),
+    ({"device": "tpu"}, "device = 'tpu' is not allowed"),
+    ({"model": ""}, "model = '' is not allowed"),
+    ({"model": object()}, "a value of type object cannot be a setting"),
+    ({"alignment": 3}, "alignment = 3 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=[next(iter(case[0])) for case in BAD])
+def test_a_bad_setting_is_one_line_with_key_value_and_range(overrides: dict, message: str) -> None:
+    with pytest.raises(SaferlrmError, match=message) as caught:
+        load_profile("smoke", **overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "organsim",
+            r"unknown profile 'organsim' \(did you mean 'organism'\?\); choose gpu, organism, smoke",
+        ),
+        ("", "unknown profile ''"),
+        ("../smoke", "unknown profile"),
+        ("missing.yaml", "profile file 'missing.yaml' does not exist"),
+    ],
+)
+def test_an_unknown_profile_is_refused_with_the_choices(name: str, message: str) -> None:
+    with pytest.raises(SaferlrmError, match=message):
+        load_profile(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("- 1", "must be a mapping"),
+        ("model: organism", "setting 'name' is missing"),
+    ],
+)
+def test_a_profile_file_with_mistakes_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SaferlrmError, match=message) as caught:
+        load_profile(path)
+    assert "\n" not in str(caught.value)
