@@ -261,6 +261,7 @@ def _execute(source: Path, out: Path, parameters: Mapping[str, Any], on_cell: On
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=str(source.parent),
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # ipykernel warns of local sockets
                 reached=reached,
             )
         except PapermillExecutionError as problem:
