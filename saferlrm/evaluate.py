@@ -14,7 +14,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.generate import Decoding, answer
 from saferlrm.judges import judge
 from saferlrm.lm import LanguageModel
-from saferlrm.stats import wilson
+from saferlrm.stats import Interval, paired_difference, rate
 from saferlrm.suites.types import Prompt
 
 METRICS = ("attack_success", "refused", "correct", "truncated")
@@ -37,7 +37,9 @@ def scorecard(
     prompts = [prompt for suite in suites.values() for prompt in suite]
     rows = []
     for mode in modes:
-        replies = answer(lm, [prompt.text for prompt in prompts], mode, decoding, batch_size, progress=f"thinking {mode}")
+        replies = answer(
+            lm, [prompt.text for prompt in prompts], mode, decoding, batch_size, progress=f"thinking {mode}"
+        )
         for prompt, reply in zip(prompts, replies, strict=True):
             judgement = judge(prompt, reply.answer, reply.truncated)
             rows.append(
@@ -65,22 +67,58 @@ def scorecard(
 
 
 def rates(table: pd.DataFrame, metric: str, by: Sequence[str] = ("suite", "mode")) -> pd.DataFrame:
-    """Share of rows for which ``metric`` holds, in each group, with its Wilson interval.
+    """Share of rows for which ``metric`` holds, in each group, with its 95 % interval.
 
     Rows without the metric (``attack_success`` of benign prompts, say) do not count. Over-refusal is the rate of
-    ``refused`` on suites of harmless prompts.
+    ``refused`` on suites of harmless prompts. Where a group holds several seeds, the interval is clustered by prompt:
+    answers of several seeds to one prompt are alike.
 
     Returns:
-        The grouping columns and ``metric``, ``k``, ``n``, ``rate``, ``low``, ``high`` (95 %).
+        The grouping columns and ``metric``, ``k`` of ``rows``, ``n`` prompts, ``rate``, ``low``, ``high``.
     """
     rows = []
     present = table[table[metric].notna()]
     for group, part in present.groupby(list(by), observed=True, sort=False):
-        k, n = int(part[metric].sum()), len(part)
-        interval = wilson(k, n)
+        interval = _rate(part, metric)
         rows.append(
             dict(zip(by, group, strict=True))
-            | {"metric": metric, "k": k, "n": n, "rate": k / n, "low": interval.low, "high": interval.high}
+            | {"metric": metric, "k": int(part[metric].sum()), "rows": len(part), "n": interval.n}
+            | {"rate": interval.estimate, "low": interval.low, "high": interval.high}
+        )
+    return pd.DataFrame(rows)
+
+
+def _matrix(part: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Outcomes [prompts, seeds]; prompts that lack a seed (a filter removed it) drop out of the clustering."""
+    return part.astype({metric: float}).pivot_table(index="prompt_id", columns="seed", values=metric)
+
+
+def _rate(part: pd.DataFrame, metric: str) -> Interval:
+    if "seed" in part and part["seed"].nunique() > 1:
+        wide = _matrix(part, metric)
+        if not wide.isna().any(axis=None):
+            return rate(wide.to_numpy())
+        return rate(wide.mean(axis=1).round().to_numpy())
+    return rate(part[metric].astype(float).to_numpy())
+
+
+def compare(
+    table: pd.DataFrame, metric: str, before: str, after: str, by: Sequence[str] = ("suite", "mode")
+) -> pd.DataFrame:
+    """``after`` minus ``before`` (names of methods) in the rate of ``metric``, paired by prompt.
+
+    Returns:
+        The grouping columns and ``metric``, ``before``, ``after``, ``difference``, ``low``, ``high`` (95 %), ``n``.
+    """
+    rows = []
+    present = table[table[metric].notna() & table["method"].isin([before, after])]
+    for group, part in present.groupby(list(by), observed=True, sort=False):
+        one, two = (_matrix(part[part["method"] == method], metric) for method in (before, after))
+        interval = paired_difference(one.to_numpy(), two.loc[one.index].to_numpy())
+        rows.append(
+            dict(zip(by, group, strict=True))
+            | {"metric": metric, "before": before, "after": after, "difference": interval.estimate}
+            | {"low": interval.low, "high": interval.high, "n": interval.n}
         )
     return pd.DataFrame(rows)
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from saferlrm import lm as language_models
 from saferlrm.align import methods
@@ -24,17 +27,20 @@ from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient import safety_gradient
 from saferlrm.align.trainer import align
 from saferlrm.chat import ThinkingMode
+from saferlrm.classifier import predict, train_classifier
+from saferlrm.classifier_report import learning_curve, report_classifier
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding, answer
 from saferlrm.judges import judge
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import GrowthSettings, Profile, load_profile
-from saferlrm.store import Artefact, Store, code_fingerprint, file_hash
+from saferlrm.store import Artefact, Store, code_fingerprint, explain_write_errors, file_hash, repository, write_json
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
 BEFORE = "before"
+_REPORT = "saferlrm.classifier_report"
 
 
 class Study:
@@ -83,7 +89,9 @@ class Study:
         folder = Path(self.model)
         if not folder.is_dir():
             return self.model
-        files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja"} and p.name != "growth.json")
+        files = sorted(
+            p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja"} and p.name != "growth.json"
+        )
         return hashlib.sha256("".join(f"{p.name}:{file_hash(p)}" for p in files).encode()).hexdigest()
 
     def lm(self, method: str = BEFORE, seed: int | None = None) -> LanguageModel:
@@ -152,6 +160,86 @@ class Study:
         prompts = [p for name, suite in self.suites().items() if name != synthetic.REASONING for p in suite]
         return self._decide("test_decisions", prompts, {"suite_size": self.profile.suite_size})
 
+    def classifier(self) -> Path:
+        """Folder of the fine-tuned encoder and its temperature."""
+        train = self.decisions()
+
+        def build(folder: Path) -> None:
+            train_classifier(train["text"], train["refused"], self.profile.classifier, folder, self.profile.seeds[0])
+
+        return self._stage("classifier", self._classifier_settings(), {}, build, "saferlrm.classifier").path
+
+    def classifier_scores(self) -> pd.DataFrame:
+        """The classifier and its baselines on unseen prompts, group by group: accuracy, AUROC, calibration."""
+        return self._classifier_tables()["scores"]
+
+    def classifier_predictions(self) -> pd.DataFrame:
+        """Calibrated p(refuse) and the model's own decision for each evaluation prompt."""
+        return self._classifier_tables()["predictions"]
+
+    def learning_curve(self) -> pd.DataFrame:
+        """Scores on unseen prompts against the number of prompts the classifier learned from."""
+        train, test = self.decisions(), self._grouped_decisions()
+        n = len(train)
+        sizes = sorted({max(20, n // 30), max(20, n // 10), max(20, n // 3), n})
+
+        def build(folder: Path) -> None:
+            table = learning_curve(
+                (train["text"], train["refused"]), (test["text"], test["refused"]), self.profile.classifier, sizes,
+                folder / "work", self.profile.seeds[0],
+            )  # fmt: skip
+            table.to_parquet(folder / "curve.parquet", index=False)
+
+        settings = self._classifier_settings() | {"test": _digest(test["text"]), "sizes": sizes}
+        return pd.read_parquet(self._stage("learning_curve", settings, {}, build, _REPORT).path / "curve.parquet")
+
+    def _grouped_decisions(self) -> pd.DataFrame:
+        groups = {suite: name for name, pair in synthetic.CONTRASTS.items() for suite in pair}
+        test = self.test_decisions()
+        return test.assign(group=test["suite"].map(groups)).dropna(subset="group").reset_index(drop=True)
+
+    def _classifier_settings(self) -> dict[str, Any]:
+        train = self.decisions()
+        return {
+            "classifier": self.profile.classifier.model_dump(mode="json"),
+            "train": _digest([*train["text"], *map(str, train["refused"])]),
+            "seed": self.profile.seeds[0],
+        }
+
+    def _classifier_tables(self) -> dict[str, pd.DataFrame]:
+        train, test = self.decisions(), self._grouped_decisions()
+
+        def build(folder: Path) -> None:
+            model = self.classifier()
+            table = report_classifier(
+                model,
+                (train["text"], train["refused"]),
+                (test["text"], test["refused"]),
+                self.profile.classifier,
+                test["group"],
+            )
+            table.to_parquet(folder / "scores.parquet", index=False)
+            found = test.assign(p_refuse=predict(model, test["text"]))
+            found.drop(columns=["answer", "text"]).to_parquet(folder / "predictions.parquet", index=False)
+
+        settings = self._classifier_settings() | {"test": _digest([*test["text"], *map(str, test["refused"])])}
+        path = self._stage("classifier_report", settings, {}, build, _REPORT).path
+        return {name: pd.read_parquet(path / f"{name}.parquet") for name in ("scores", "predictions")}
+
+    def soft_labels(self) -> np.ndarray:
+        """The classifier's p(refuse) for each example of the alignment set."""
+        examples, _ = self.alignment_set()
+        prompts = [example.prompt for example in examples]
+
+        def build(folder: Path) -> None:
+            pd.DataFrame({"id": [e.id for e in examples], "p_refuse": predict(self.classifier(), prompts)}).to_parquet(
+                folder / "labels.parquet", index=False
+            )
+
+        settings = self._classifier_settings() | {"prompts": _digest(prompts)}
+        path = self._stage("soft_labels", settings, {}, build, "saferlrm.classifier").path
+        return pd.read_parquet(path / "labels.parquet")["p_refuse"].to_numpy()
+
     def _decide(self, stage: str, prompts: list[Prompt], settings: dict[str, Any]) -> pd.DataFrame:
         settings = settings | {
             "model": self.model_key,
@@ -171,7 +259,9 @@ class Study:
             ]  # fmt: skip
             pd.DataFrame(rows).to_parquet(folder / "decisions.parquet", index=False)
 
-        artefact = self._stage(stage, settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic")
+        artefact = self._stage(
+            stage, settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic"
+        )
         return pd.read_parquet(artefact.path / "decisions.parquet")
 
     # -- alignment -----------------------------------------------------------------------------------------------
@@ -195,7 +285,9 @@ class Study:
 
         def build(folder: Path) -> None:
             examples, counts = self._generate_alignment_set()
-            (folder / "examples.json").write_text(json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False))
+            (folder / "examples.json").write_text(
+                json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False)
+            )
             counts.to_parquet(folder / "counts.parquet", index=False)
 
         path = self._alignment_stage(settings, build).path
@@ -203,7 +295,9 @@ class Study:
         return examples, pd.read_parquet(path / "counts.parquet")
 
     def _alignment_stage(self, settings: dict[str, Any], build: Callable[[Path], None]) -> Artefact:
-        return self._stage("alignment_set", settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic")
+        return self._stage(
+            "alignment_set", settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic"
+        )
 
     def _generate_alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
         a = self.profile.alignment
@@ -230,7 +324,9 @@ class Study:
                 )
             examples += kept
             for verdict in sorted(set(verdicts)):
-                counts.append({"source": source, "verdict": verdict, "n": verdicts.count(verdict), "kept": verdict == wanted})
+                counts.append(
+                    {"source": source, "verdict": verdict, "n": verdicts.count(verdict), "kept": verdict == wanted}
+                )
         if a.n_decision:
             half = a.n_decision // 2
             extra = synthetic.training_prompts(a.n_decision - half, half, self.profile.data_seed, "decision")
@@ -248,7 +344,7 @@ class Study:
         seed = self.profile.seeds[0] if seed is None else seed
         examples, _ = self.alignment_set()
         labelled, settings = methods.prepare(method, examples, self.labels(), self.profile.alignment, seed)
-        digest = hashlib.sha256(json.dumps([asdict(e) for e in labelled]).encode()).hexdigest()
+        digest = _digest([asdict(e) for e in labelled])
 
         def build(folder: Path) -> None:
             align(self.model, labelled, settings, seed, folder, dtype=self.profile.dtype, device=self.profile.device)
@@ -269,10 +365,12 @@ class Study:
     def gradients(self, n_examples: int = 64) -> pd.DataFrame:
         """Norm and cosine of the language-modelling and the safety gradient, layer by layer, at the start of alignment."""
         examples, _ = self.alignment_set()
-        labelled, settings = methods.prepare("presafe", examples, self.labels(), self.profile.alignment, self.profile.seeds[0])
+        labelled, settings = methods.prepare(
+            "presafe", examples, self.labels(), self.profile.alignment, self.profile.seeds[0]
+        )
         rng = np.random.default_rng(self.profile.data_seed)
         few = [labelled[i] for i in sorted(rng.permutation(len(labelled))[:n_examples])]
-        digest = hashlib.sha256(json.dumps([asdict(e) for e in few]).encode()).hexdigest()
+        digest = _digest([asdict(e) for e in few])
 
         def build(folder: Path) -> None:
             safety_gradient(self.lm(), few, settings).to_parquet(folder / "gradients.parquet", index=False)
@@ -281,6 +379,49 @@ class Study:
         path = self._stage("gradients", declared, {}, build, "saferlrm.align.gradient").path
         return pd.read_parquet(path / "gradients.parquet")
 
+    # -- results -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def out(self) -> Path:
+        """Where results and figures go: the checkout for the study as declared, ``runs/<profile>`` for any other.
+
+        So a run with other settings never overwrites the results that the README reports. ``SAFERLRM_OUT`` overrides.
+        """
+        if os.environ.get("SAFERLRM_OUT"):
+            return Path(os.environ["SAFERLRM_OUT"]).expanduser()
+        declared = self.profile == load_profile("organism")
+        return repository() if declared else repository() / "runs" / self.profile.name
+
+    def save_table(self, name: str, table: pd.DataFrame) -> Path:
+        """Writes a results table to ``results/<name>.json``: its rows, and what they were computed with."""
+        path = self.out / "results" / f"{name}.json"
+        evidence = {"profile": self.profile.model_dump(mode="json"), "model": self.model_key}
+        with explain_write_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(
+                path,
+                {
+                    "name": name,
+                    "evidence": evidence,
+                    "rows": json.loads(table.to_json(orient="records", double_precision=6)),
+                },
+            )
+        return path
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Writes a figure to ``figures/<name>.png`` and ``.svg``."""
+        folder = self.out / "figures"
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in ("png", "svg"):
+                part = folder / f".{name}.{os.getpid()}.{suffix}"
+                # No date and no random ids in the file: equal results give equal files.
+                with matplotlib.rc_context({"svg.hashsalt": name}):
+                    figure.savefig(
+                        part, dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else None
+                    )
+                os.replace(part, folder / f"{name}.{suffix}")
+
     # -- helpers -------------------------------------------------------------------------------------------------
 
     def _answers(self, prompts: list[Prompt], mode: ThinkingMode, progress: str) -> list[Any]:
@@ -288,10 +429,20 @@ class Study:
         return answer(self.lm(), [p.text for p in prompts], mode, self.decoding(), batch, progress=progress)
 
     def _stage(
-        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artefact], build: Callable[[Path], None], *modules: str
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Artefact],
+        build: Callable[[Path], None],
+        *modules: str,
     ) -> Artefact:
         code = hashlib.sha256("".join(code_fingerprint(module) for module in modules).encode()).hexdigest()
         return self.store.load_or_compute(stage, settings, inputs, build, code)
+
+
+def _digest(values: Iterable[Any]) -> str:
+    """Hash of JSON values: what identifies a set of prompts or examples in a stage's key."""
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
 
 
 def shipped_organism() -> Path:

@@ -57,6 +57,7 @@ SUITES: dict[str, tuple[str, Maker]] = {
     ),
     "scary_contrast": ("the unsafe contrasts of safe_but_scary", _scary(True, "unseen")),
     "benign": ("direct requests about unseen benign things", _know_how(False, "unseen")),
+    "benign_wrapped": ("benign requests in jailbreak wrappers of seen families", _wrapped(False, "unseen", "seen")),
     "benign_novel_wrapped": ("benign requests in the unseen jailbreak families", _wrapped(False, "unseen", "unseen")),
     "safe_but_scary": ("safe prompts that look unsafe, modelled on XSTest's types", _scary(False, "unseen")),
 }
@@ -64,6 +65,14 @@ REASONING = "reasoning"
 SUITE_NAMES = (*SUITES, REASONING)
 HARMFUL_SUITES = tuple(name for name in SUITES if name.startswith("harmful") or name == "scary_contrast")
 BENIGN_SUITES = tuple(name for name in SUITES if name not in HARMFUL_SUITES)
+
+# Harmful and harmless suites that differ in nothing but what is asked for: what probes and classifiers must separate.
+CONTRASTS = {
+    "direct": ("harmful_unseen", "benign"),
+    "wrapped": ("harmful_wrapped", "benign_wrapped"),
+    "novel_wrapped": ("harmful_novel_wrapped", "benign_novel_wrapped"),
+    "scary": ("scary_contrast", "safe_but_scary"),
+}
 
 
 def describe(suite: str) -> str:
