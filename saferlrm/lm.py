@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from saferlrm.chat import ChatFormat
 from saferlrm.errors import SaferlrmError
@@ -87,6 +89,8 @@ def load_lm(
             f"no usable tokenizer in {name} ({_short(error)}); save one into the folder"
         ) from error
     chat = _detect(tokenizer, name)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # else every load leaves a bar in notebooks and logs
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             path_or_id,
