@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         _error("interrupted; what is finished is kept, and the same command resumes")
-        sys.exit(130)
+        sys.stdout.flush()
+        # Locks and kernels are closed by now; an ordinary exit lets the event loop's remains print tracebacks.
+        os._exit(130)
     except SaferlrmError as problem:
         _error(" ".join(str(problem).split()))
         sys.exit(2)
@@ -82,6 +84,7 @@ def run(
     ] = None,
 ) -> None:
     """Execute the notebooks in order; skip what is finished, resume what is not."""
+    load_profile(profile)  # before the slow imports
     from saferlrm.runner import run_notebooks
 
     typed = _typed_parameters(parameter or [])
@@ -162,9 +165,9 @@ def stage(
     seed: SeedOption = 0,
 ) -> None:
     """Compute one stage and what it depends on, for instance under a cluster's scheduler."""
+    load_profile(profile)
     from saferlrm.study import Study
 
-    load_profile(profile)
     stages = Study.stages()
     if name not in stages:
         raise SaferlrmError(f"unknown stage '{name}'; choose from {', '.join(stages)}")

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from test_runner import wait_for, write_notebook
+from processes import start_python, wait_for
+from test_runner import write_notebook
 
 import saferlrm
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "saferlrm", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": "160"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_python("-m", "saferlrm", *arguments, **{"COLUMNS": "160"} | environment)
 
 
 def saferlrm_command(*arguments: object, **environment: str) -> tuple[int, str, str]:

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from processes import start_python, wait_for
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.runner import check_parameters, notebook_parameters, run_notebooks, select_notebooks
@@ -204,16 +204,7 @@ RUN += "run_notebooks('smoke', notebooks=Path(sys.argv[1]), out=Path(sys.argv[2]
 
 
 def start(notebooks: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, str(notebooks), str(notebooks.parent / "out")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, seconds: float = 60) -> str:
-    deadline = time.monotonic() + seconds
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < deadline, f"{path} was not written"
-        time.sleep(0.1)
-    return path.read_text()
+    return start_python("-c", RUN, notebooks, notebooks.parent / "out")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])

@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import start_python
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.store import Artefact, Store, artefact_key, code_fingerprint, held
@@ -150,8 +149,7 @@ print(artefact.manifest["resumed"], artefact.path, flush=True)
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_python("-c", script, *arguments)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
