@@ -1,7 +1,7 @@
 """Reasoning problems of graded depth, with the working that solves them.
 
 Three families: running totals (arithmetic), cups (tracking a position under swaps) and pointers (following a chain
-whose links are given out of order). One step of the working uses one earlier result, so without a written working the
+of givers and takers whose links are given out of order). One step of the working uses one earlier result, so without a written working the
 number of sequential look-ups grows with the depth.
 """
 
@@ -67,14 +67,16 @@ def _cups(rng: random.Random, depth: int) -> Problem:
 
 
 def _pointers(rng: random.Random, depth: int) -> Problem:
-    # A second chain of the same length: "the one who points to nobody" is then no short cut to the answer.
+    # A second chain of the same length: "the one who gives to nobody" is then no short cut to the answer.
     people = rng.sample(NAMES, 2 * (depth + 1))
     path, decoy = people[: depth + 1], people[depth + 1 :]
-    steps = tuple(f"{a} to {b}." for a, b in pairwise(path))
+    steps = tuple(f"{a} {b}." for a, b in pairwise(path))
     links = [*pairwise(path), *pairwise(decoy)]
     rng.shuffle(links)
-    text = " ".join(f"{a} points to {b}." for a, b in links)
-    return Problem("pointers", f"{text} Start at {path[0]}. Who is the last one?", steps, path[-1], depth)
+    text = "; ".join(f"{a} {b}" for a, b in links)
+    return Problem(
+        "pointers", f"Giver and taker: {text}. {path[0]} gives away a coin. Who has it in the end?", steps, path[-1], depth
+    )
 
 
 def make_problem(rng: random.Random, family: Family | None = None, depth: int | None = None) -> Problem:
