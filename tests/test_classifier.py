@@ -40,7 +40,7 @@ SETTINGS = ClassifierSettings(
 
 
 def prompts(n: int, seed: int) -> tuple[list[str], np.ndarray]:
-    """Requests about imaginary things, half of them of the kind that is refused. No word says which outright."""
+    """Requests about one of eight things; those about four of them are refused."""
     rng = np.random.default_rng(seed)
     bad, good = ("poison", "bomb", "virus", "weapon"), ("cake", "garden", "poem", "bicycle")
     frames = ("How do I make a {}?", "Tell me how to build a {} at home", "Explain a {}, step by step")
@@ -85,11 +85,10 @@ def test_the_real_encoder_learns_the_decision(trained):
 
 
 def test_the_saved_folder_is_plain_transformers(trained):
-    assert {"config.json", "model.safetensors", "tokenizer.json", TEMPERATURE_FILE} <= {
-        p.name for p in trained.iterdir()
-    }
-    assert not (trained / "checkpoints").exists()
-    assert not any(p.suffix in (".bin", ".pt", ".pth") for p in trained.rglob("*"))
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", TEMPERATURE_FILE} <= names
+    assert "checkpoints" not in names
+    assert not any(path.suffix in (".bin", ".pt", ".pth") for path in trained.rglob("*"))
     assert "/" not in json.loads((trained / "config.json").read_text()).get("_name_or_path", "")
 
 
@@ -131,7 +130,7 @@ def test_calibration_uses_the_validation_split_alone(trained):
 
 
 def test_soft_labels_are_learnt_as_probabilities(tmp_path):
-    texts, refused = prompts(60, 0)
+    texts, refused = prompts(40, 0)
     soft = np.where(refused > 0.5, 0.7, 0.2)
     folder = train_classifier(texts, soft, SETTINGS.model_copy(update={"epochs": 5}), tmp_path, seed=0)
     found = predict(folder, texts, calibrated=False)
@@ -215,7 +214,7 @@ def test_bad_decisions_are_refused_before_training(tmp_path, change, words):
 def test_an_unknown_encoder_is_refused_in_one_line(tmp_path):
     run = SETTINGS.model_copy(update={"encoder": str(tmp_path / "nowhere")})
     with pytest.raises(
-        SaferlrmError, match="cannot load the encoder .* set classifier.encoder to minilm"
+        SaferlrmError, match=r"cannot load the encoder .* set classifier\.encoder to minilm"
     ) as caught:
         train_classifier(*prompts(20, 0), run, tmp_path / "out", seed=0)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,198 @@
+"""Alignment training speed, as ratios measured in one run.
+
+1. Trained tokens per second of `saferlrm.align` against the stock transformers Trainer: the same LoRA model,
+the same
+   conversations, the same batch size; the stock one pads random batches and computes logits at every
+   position. Target: at least 2.
+2. Time of a PreSafe step against a step with lambda 0, on identical batches. Target: at most 1.05.
+
+Repetitions alternate between the two sides, so that both see the same disturbances, and the median ratio is
+reported. Time is that of the process (all its threads), because other work on a shared machine stretches the
+clock; the ratio by the clock is written beside it.
+
+    python benchmarks/training.py [--repeats 5] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from saferlrm.align.data import AlignmentExample, Collator, encode_all
+from saferlrm.align.trainer import build_model, build_trainer
+from saferlrm.lm import load_lm
+from saferlrm.profile import AlignmentSettings
+from saferlrm.training import LengthBucketSampler, quiet_loading
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
+SETTINGS = AlignmentSettings(lambda_aux=0.2, epochs=1)  # the organism profile's, for one epoch
+WORDS = (
+    "the",
+    "a",
+    "thing",
+    "wood",
+    "metal",
+    "glue",
+    "cut",
+    "make",
+    "first",
+    "then",
+    "of",
+    "and",
+    "with",
+    "how",
+)
+ORGANISM = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoint"
+
+
+def conversations(n: int, seed: int = 0) -> list[AlignmentExample]:
+    """Lengths as in the study: one refusal to two answers with a chain of thought of 20 to 150 words."""
+    rng = random.Random(seed)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+    return [
+        AlignmentExample(f"h{i}", text(5, 25), None, text(6, 12), 0.9, "harmful")
+        if i % 3 == 0
+        else AlignmentExample(f"b{i}", text(5, 25), text(20, 150), text(5, 30), 0.1, "benign")
+        for i in range(n)
+    ]
+
+
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the process and of the clock that a call takes."""
+    process, clock = time.process_time(), time.perf_counter()
+    run()
+    return time.process_time() - process, time.perf_counter() - clock
+
+
+def stock_trainer(rows: list[dict], folder: str) -> Trainer:
+    """The Trainer as it comes: random batches padded to their longest row, logits and loss at every position."""
+    lm = load_lm(ORGANISM, device="cpu")
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=SETTINGS.rank, lora_alpha=SETTINGS.lora_alpha, target_modules="all-linear"
+    )
+    trainer = Trainer(
+        model=get_peft_model(lm.model, lora),
+        args=TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=SETTINGS.batch_size,
+            num_train_epochs=1,
+            learning_rate=SETTINGS.learning_rate,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=[{name: row[name] for name in ("input_ids", "labels")} for row in rows],
+        data_collator=DataCollatorForSeq2Seq(lm.tokenizer),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def throughput(rows: list[dict], repeats: int) -> dict[str, float]:
+    """Tokens per second over one epoch, ours (with the head) and the stock Trainer's."""
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    ours, stock = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            lm = load_lm(ORGANISM, device="cpu")
+            trainer = build_trainer(build_model(lm, SETTINGS, 0), rows, lm, SETTINGS, 0, folder)
+            ours.append(timed(trainer.train))
+            stock.append(timed(stock_trainer(rows, folder).train))
+    return {
+        "tokens_per_second": tokens / statistics.median(t for t, _ in ours),
+        "tokens_per_second_stock": tokens / statistics.median(t for t, _ in stock),
+        "throughput_ratio": statistics.median(s / o for (o, _), (s, _) in zip(ours, stock, strict=True)),
+        "throughput_ratio_clock": statistics.median(
+            s / o for (_, o), (_, s) in zip(ours, stock, strict=True)
+        ),
+    }
+
+
+def step_ratio(rows: list[dict], repeats: int) -> dict[str, float]:
+    """Time of forward, backward, clipping and update, with the head over without, batch by batch in turn."""
+    order = list(LengthBucketSampler([len(row["input_ids"]) for row in rows], SETTINGS.batch_size, 0))
+    chunks = [order[at : at + SETTINGS.batch_size] for at in range(0, len(order), SETTINGS.batch_size)]
+    sides = []
+    with tempfile.TemporaryDirectory() as folder:
+        for weight in (SETTINGS.lambda_aux, 0.0):
+            settings = SETTINGS.model_copy(update={"lambda_aux": weight})
+            lm = load_lm(ORGANISM, device="cpu")
+            trainer = build_trainer(build_model(lm, settings, 0), rows, lm, settings, 0, folder)
+            trainer.create_optimizer()
+            trainer.current_gradient_accumulation_steps = 1
+            sides.append(trainer)
+        collate = Collator(0)
+        totals: list[tuple[list[float], list[float]]] = []
+        for _ in range(repeats):
+            spent: tuple[list[float], list[float]] = ([], [])
+            for chunk in chunks:
+                batch = collate([rows[index] for index in chunk])
+                for side in (0, 1):
+                    spent[side].append(timed(lambda t=sides[side], b=batch: one_step(t, b))[0])
+            totals.append(spent)
+    # The median over repetitions of each batch first: one disturbed step does not decide the sum.
+    with_head, without = (
+        sum(statistics.median(spent[side][i] for spent in totals) for i in range(len(chunks)))
+        for side in (0, 1)
+    )
+    return {
+        "step_seconds": with_head / len(chunks),
+        "step_seconds_without_head": without / len(chunks),
+        "step_ratio": with_head / without,
+    }
+
+
+def one_step(trainer: Trainer, batch: dict[str, torch.Tensor]) -> None:
+    trainer.training_step(trainer.model, batch)
+    trainer._clip_grad_norm(trainer.model)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--examples", type=int, default=192)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with quiet_loading():
+        rows = encode_all(conversations(arguments.examples), load_lm(ORGANISM, device="cpu"))
+        results = throughput(rows, arguments.repeats) | step_ratio(rows, arguments.repeats)
+    results |= {
+        "targets": {"throughput_ratio": ">= 2", "step_ratio": "<= 1.05"},
+        "repeats": arguments.repeats,
+        "threads": arguments.threads,
+        "examples": arguments.examples,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
