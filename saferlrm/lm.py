@@ -88,6 +88,11 @@ def load_lm(
         raise SaferlrmError(
             f"no usable tokenizer in {name} ({_short(error)}); save one into the folder"
         ) from error
+    # Without its files transformers builds a tokenizer with an empty vocabulary, and says nothing.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise SaferlrmError(f"the tokenizer of {name} knows no text; save one into the folder")
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise SaferlrmError(f"the tokenizer of {name} has tokens that the model lacks; save its own")
     chat = _detect(tokenizer, name)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # else every load leaves a bar in notebooks and logs
