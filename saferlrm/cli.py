@@ -44,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _error("interrupted; what is finished is kept, and the same command resumes")
-        sys.stdout.flush()
-        # Locks and kernels are closed by now; an ordinary exit lets the event loop's remains print tracebacks.
-        os._exit(130)
+        status = 130
     except SaferlrmError as problem:
         _error(" ".join(str(problem).split()))
         sys.exit(2)
@@ -56,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _error(" ".join(problem.format_message().split()))
         sys.exit(2)
+    if status == 130:  # what typer makes of Ctrl-C, or of an answer refused
+        _error("interrupted; what is finished is kept, and the same command resumes")
+        sys.stdout.flush()
+        # Locks and kernels are closed; an ordinary exit lets the event loop's remains print tracebacks.
+        os._exit(130)
     sys.exit(status or 0)
 
 

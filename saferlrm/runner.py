@@ -261,7 +261,7 @@ def _execute(source: Path, out: Path, parameters: Mapping[str, Any], on_cell: On
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=str(source.parent),
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # ipykernel warns of local sockets
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # it shares our stderr
                 reached=reached,
             )
         except PapermillExecutionError as problem:
