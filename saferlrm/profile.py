@@ -1,8 +1,8 @@
 """Declared settings of a study: typed, bounded, frozen; an unknown key is an error.
 
 A profile is a YAML file that spells out every setting. The three that ship are ``smoke`` (minutes, every code
-path), ``organism`` (the study on a laptop) and ``gpu`` (a real reasoning model). Every default below is the
-value of ``organism``.
+path), ``organism`` (the study on a laptop) and ``gpu`` (a real reasoning model). The defaults below are for
+experiments in which only a few settings matter.
 """
 
 from __future__ import annotations

@@ -28,10 +28,6 @@ def test_shipped_profiles_load_and_spell_out_every_setting(name: str) -> None:
     assert load_profile(name).name == name
 
 
-def test_the_organism_profile_is_what_the_defaults_are() -> None:
-    assert load_profile("organism") == Profile(name="organism")
-
-
 def test_the_study_is_large_enough_for_its_claims() -> None:
     profile = load_profile("organism")
     assert profile.suite_size >= 300
