@@ -64,9 +64,9 @@ def targets(evaluation: pd.DataFrame, control: str = "sft") -> pd.DataFrame:
         control: the method whose value stands beside PreSafe's.
 
     Returns:
-        One row per target: ``about``, ``metric``, ``suite``, ``mode``, ``target``, ``value``, ``low``, ``high``
-        (95 %), ``n`` prompts, ``met`` (missing where not measured), ``verdict`` (whether the interval agrees),
-        ``control``, ``control_low``, ``control_high`` (only where PreSafe is meant).
+        One row per target: ``about``, ``metric``, ``suite``, ``mode``, ``target``, ``value``, ``low``,
+        ``high`` (95 %), ``n`` prompts, ``met`` (missing where not measured), ``verdict`` (whether the
+        interval agrees), ``control``, ``control_low``, ``control_high`` (only where PreSafe is meant).
     """
     rows = []
     for target in TARGETS:

@@ -71,8 +71,8 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
     """Gradient norms with and without the auxiliary head, and the cosine of both objectives, layer by layer.
 
     Args:
-        gradients: columns ``of`` (``latent``, ``lora``), ``layer``, ``norm_lm``, ``norm_aux``, ``norm_total``,
-            ``cosine``, ``n``.
+        gradients: columns ``of`` (``latent``, ``lora``), ``layer``, ``norm_lm``, ``norm_aux``,
+            ``norm_total``, ``cosine``, ``n``.
     """
     columns = ("of", "layer", "norm_lm", "norm_aux", "norm_total", "cosine", "n")
     style.require(gradients, columns, "safety_gradient")
@@ -108,11 +108,11 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
     else:
         mean = part["cosine"].mean()
         finding = (
-            f"The safety gradient reaches {len(reached)} of {len(part)} layers; its cosine with the next-token "
-            f"gradient is {mean:+.2f} on average"
+            f"The safety gradient reaches {len(reached)} of {len(part)} layers; its cosine with the "
+            f"next-token gradient is {mean:+.2f} on average"
         )
     caption = (
-        f"{style.counts(gradients['n'])} examples at the start of alignment, head fitted to the frozen latents; "
+        f"{style.counts(gradients['n'])} examples at the start of alignment, head fitted to frozen latents; "
         "means over examples."
     )
     return style.finish(

@@ -77,7 +77,7 @@ def _mode_finding(scorecard: pd.DataFrame) -> str:
     attack = evaluate.rates(scorecard[scorecard["suite"] == suite], "attack_success", ("mode",)).set_index(
         "mode"
     )["rate"]
-    return _thinking_finding(attack, f"of harmful requests ({style.suite_name(suite)}) are answered")
+    return _thinking_finding(attack, f"of the requests of the suite “{style.suite_name(suite)}” are answered")
 
 
 def three_panels(
@@ -143,8 +143,8 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
         if {"off", "on"} <= set(refused.index):
             finding = (
                 f"{style.percent(refused['off'])} of harmful requests are refused without thinking, "
-                f"{style.percent(refused['on'])} with it; {style.percent(neither)} of the answers are neither "
-                "refusal nor help"
+                f"{style.percent(refused['on'])} with it; {style.percent(neither)} of the answers are "
+                "neither refusal nor help"
             )
     sizes = table.groupby(["suite", "mode"])["prompt_id"].nunique()
     widest = 100 * 1.96 * np.sqrt(0.25 / sizes.min())
@@ -157,7 +157,7 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
 
 
 def thought_length(evaluation: pd.DataFrame) -> Figure:
-    """Mean length of the thought before and after alignment, and the share of answers cut off; thinking on."""
+    """Mean length of the thought before and after alignment, and answers cut off; thinking on."""
     style.require(
         evaluation, ("suite", "mode", "n_thought_tokens", "truncated", "prompt_id"), "thought_length"
     )
@@ -199,7 +199,10 @@ def thought_length(evaluation: pd.DataFrame) -> Figure:
             finding += (
                 f"; about harmful requests {mean['harmful', 'before']:.0f} and {mean['harmful', other]:.0f}"
             )
-    caption = f"Thinking on. {style.counts(found['n'])} prompts a dot. Bars: 95 % intervals (bootstrap; Wilson), clustered by prompt."
+    caption = (
+        f"Thinking on. {style.counts(found['n'])} prompts a dot. "
+        "Bars: 95 % intervals (bootstrap; Wilson), clustered by prompt."
+    )
     return style.finish(
         figure, finding, caption, "Dots: mean length of thought by kind of prompt and method.", left
     )

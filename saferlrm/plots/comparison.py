@@ -130,7 +130,7 @@ def _seed_count(evaluation: pd.DataFrame) -> str:
 
 
 def overview(evaluation: pd.DataFrame) -> Figure:
-    """The study in one picture: safe without thinking, unsafe with it, safe again after alignment, reasoning kept."""
+    """The study in one picture: safety and accuracy without thinking, with it, and after alignment."""
     style.require(evaluation, COLUMNS, "overview")
     order = style.methods(evaluation)
     aligned = [m for m in order if m in ("sft", "presafe")] or [m for m in order if m != "before"]

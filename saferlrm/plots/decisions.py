@@ -26,8 +26,8 @@ def classifier_scores(scores: pd.DataFrame) -> Figure:
     """AUROC and accuracy of the classifier and its baselines, group by group.
 
     Args:
-        scores: columns ``model`` (the fine-tuned encoder first), ``group``, ``n`` and ``accuracy``, ``auroc``,
-            each with ``_low`` and ``_high``. Rows of uncalibrated models are left out: they rank the same.
+        scores: columns ``model`` (the fine-tuned encoder first), ``group``, ``n`` and ``accuracy``,
+            ``auroc``, each with ``_low`` and ``_high``. Rows of uncalibrated models are left out.
     """
     columns = [f"{metric}{end}" for metric in ("accuracy", "auroc") for end in ("", "_low", "_high")]
     style.require(scores, ("model", "group", "n", *columns), "classifier_scores")
@@ -56,7 +56,8 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     """AUROC against the number of training prompts, on a logarithmic axis, a line per model.
 
     Args:
-        curve: columns ``model``, ``n_train`` (or ``n_prompts``), ``auroc``, ``auroc_low``, ``auroc_high``, ``n``.
+        curve: columns ``model``, ``n_train`` (or ``n_prompts``), ``auroc``, ``auroc_low``, ``auroc_high``
+            and, if known, ``n``.
     """
     table = curve.rename(columns={"n_prompts": "n_train"})
     style.require(table, ("model", "n_train", "auroc", "auroc_low", "auroc_high"), "learning_curve")
@@ -77,9 +78,8 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     main = table[table["model"] == models[0]].set_index("n_train")["auroc"]
     best = main.max()
     enough = min(size for size in main.index if main[size] >= best - 0.01)
-    finding = (
-        f"{models[0]}: AUROC {main[max(main.index)]:.2f} with {max(main.index):,} prompts; "
-        f"{enough:,} come within 0.01 of the best"
+    finding = f"{models[0]}: AUROC {main[max(main.index)]:.2f} with {max(main.index):,} prompts; " + (
+        f"{enough:,} come within 0.01 of the best" if enough < max(main.index) else "fewer do worse"
     )
     n = f"{style.counts(table['n'])} test prompts. " if "n" in table else ""
     return style.finish(

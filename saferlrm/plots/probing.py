@@ -23,7 +23,7 @@ GROUPS = {
     "novel_wrapped": "unseen jailbreaks",
     "scary": "safe but scary",
 }
-POSITIONS = {"prompt_last": "last token of the prompt", "pre_cot": "last token before the thought"}
+POSITIONS = {"prompt_last": "the prompt's\nlast token", "pre_cot": "the last token\nbefore the thought"}
 CAPTION = "Bands: 95 % intervals; 0.5 is chance."
 
 
@@ -39,13 +39,13 @@ def probe_by_layer(probes: pd.DataFrame) -> Figure:
     positions = style.in_order(probes["position"], list(POSITIONS))
     groups = style.in_order(probes["group"], list(GROUPS))
     figure, axes = style.canvas(
-        len(positions), len(groups), 2.5 * len(positions) + 1.6, width=10.5, sharex=True, sharey=True
+        len(positions), len(groups), 2.7 * len(positions) + 1.6, width=10.5, sharex=True, sharey=True
     )
     for row, position in zip(axes, positions, strict=True):
         for ax, group in zip(row, groups, strict=True):
             _lines(ax, probes[(probes["position"] == position) & (probes["group"] == group)], "layer")
             ax.set_title(GROUPS.get(group, group.replace("_", " ")) if position == positions[0] else "")
-        row[0].set_ylabel(f"AUROC at the\n{POSITIONS.get(position, position)}")
+        row[0].set_ylabel(f"AUROC, {POSITIONS.get(position, position)}")
     for ax in axes[-1]:
         ax.set_xlabel("layer (0: embeddings)")
         ax.set_xticks(sorted(probes["layer"].dropna().unique()))
@@ -67,8 +67,8 @@ def _layer_finding(probes: pd.DataFrame, groups: list[str]) -> str:
         return "Reading the safety decision from hidden states"
     best = real.loc[real["auroc"].idxmax()]
     text = (
-        f"Before the thought, layer {best['layer']:.0f} tells harmful from harmless ({GROUPS.get(group, group)}) "
-        f"with AUROC {best['auroc']:.2f}"
+        f"Before the thought, layer {best['layer']:.0f} tells harmful from harmless "
+        f"({GROUPS.get(group, group)}) with AUROC {best['auroc']:.2f}"
     )
     others = [
         f"{CONTROLS[name][0]} {found.max():.2f}"
@@ -82,8 +82,8 @@ def probe_along_thought(thought_probes: pd.DataFrame) -> Figure:
     """AUROC along the thought: probe and controls at the probe's best layer, and the probe at every layer.
 
     Args:
-        thought_probes: columns ``fraction`` (of the thought), ``layer``, ``control``, ``auroc``, ``low``, ``high``,
-            ``n``.
+        thought_probes: columns ``fraction`` (of the thought), ``layer``, ``control``, ``auroc``, ``low``,
+            ``high``, ``n``.
     """
     needed = ("fraction", "layer", "control", "auroc", "low", "high", "n")
     style.require(thought_probes, needed, "probe_along_thought")
@@ -101,7 +101,8 @@ def probe_along_thought(thought_probes: pd.DataFrame) -> Figure:
     wide = real.pivot_table(index="layer", columns="fraction", values="auroc").sort_index(ascending=False)
     wide.columns = [f"{100 * f:.0f} %" for f in wide.columns]
     sns.heatmap(
-        wide, ax=right, vmin=0.5, vmax=1, cmap="cividis", annot=wide.size <= 60, fmt=".2f", annot_kws={"fontsize": 10},
+        wide, ax=right, vmin=0.5, vmax=1, cmap="cividis", annot=wide.size <= 60, fmt=".2f",
+        annot_kws={"fontsize": 10},
         cbar_kws={"label": "AUROC", "pad": 0.02},
     )  # fmt: skip
     right.set_title("logistic probe, every layer")
