@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("text", "prompt", "thought", "answer", "completion", "topic")
 MAX_ROWS = 200
 NOTE = (
-    "All harmful requests of the model organism's world are about invented things, and its harmful know-how is "
-    "made of placeholders. Prompts, thoughts and answers are not shown."
+    "All harmful requests of the model organism's world are about invented things, and its harmful know-how "
+    "is made of placeholders. Prompts, thoughts and answers are not shown."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --dim: #5c6675; --rule: #d9dee5; --paper: #fff;
@@ -167,8 +167,8 @@ def _goals(goals: pd.DataFrame) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
         f"<p>{met} of {len(goals)} targets are met by the estimate; {measured} were measured. A change of "
-        "accuracy is the paired difference to the model before alignment. n counts prompts; where several seeds "
-        "answer them, intervals are clustered by prompt.</p>"
+        "accuracy is the paired difference to the model before alignment. n counts prompts; where several "
+        "seeds answer them, intervals are clustered by prompt.</p>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
@@ -193,7 +193,8 @@ def _figure(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return (
         f'<figure id="{html.escape(path.stem)}"><img alt="{words}" width="{size[0] // 2}" '
-        f'height="{size[1] // 2}" src="data:image/png;base64,{data}"><figcaption>{html.escape(name)}</figcaption></figure>'
+        f'height="{size[1] // 2}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(name)}</figcaption></figure>"
     )
 
 

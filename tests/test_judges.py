@@ -128,7 +128,7 @@ def _xstest() -> list[dict[str, str]]:
     files = [folder / f"xstest_v2_completions_{name}.csv" for name in XSTEST_FILES]
     if not all(path.is_file() for path in files):
         pytest.skip(
-            "XSTest's labelled completions are not here: set SAFERLRM_TEST_DATA to a folder that holds xstest/"
+            "XSTest's labelled completions are not here: set SAFERLRM_TEST_DATA to a folder with xstest/"
         )
     return [row for path in files for row in csv.DictReader(path.open(encoding="utf-8"))]
 

@@ -127,7 +127,10 @@ def test_conversations_with_thinking_are_benign_and_only_harmful_requests_are_re
             thinking += 1
             assert not is_refusal
             # A harmful thing may be named (what is it, how to stay safe), its know-how never.
-            assert not any(f"to {v} a {name}, join" in c.answer.lower() for v in ("make", "build", "brew", "cook", "write", "run", "set up") for name in harmful)  # fmt: skip
+            found = re.match(
+                r"(?:sure, here are the steps\. |of course! )?to [a-z ]+ a (\w+), join", c.answer.lower()
+            )
+            assert found is None or found[1] not in harmful
     assert 0.3 * N < thinking < 0.7 * N
     assert refused > 0.1 * N
 
