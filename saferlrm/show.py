@@ -25,7 +25,7 @@ from saferlrm.suites.types import Prompt
 
 BLOCK = "████"
 OPENING_WORDS = 5  # shown of an answer that complies with a harmful prompt
-REFUSAL_WORDS = 9  # shown of a refusal
+REFUSAL_WORDS = 7  # shown of a refusal: what hides behind an apology stays hidden
 ESTIMATES = ("rate", "difference", "auroc", "accuracy", "value")
 
 
@@ -42,7 +42,7 @@ def read(table: pd.DataFrame, estimate: str | None = None, /, **where: object) -
         SaferlrmError: no such column, or more than one such row.
     """
     part = table
-    for column, value in where.items():
+    for column, value in where.items() if len(table) else ():
         if column not in part:
             raise SaferlrmError(f"the table has no column {column!r}; it has {', '.join(table)}")
         part = part[part[column] == value]
