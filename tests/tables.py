@@ -140,8 +140,9 @@ def classifier_scores() -> pd.DataFrame:
             rows.append(
                 {
                     "model": model, "group": group, "n": 600 if group != "all" else 2400,
-                    "accuracy": accuracy, "accuracy_low": accuracy - 0.03, "accuracy_high": min(1, accuracy + 0.02),
-                    "auroc": area, "auroc_low": area - 0.02, "auroc_high": min(1, area + 0.015), "ece": 0.02, "brier": 0.03,
+                    "accuracy": accuracy, "accuracy_low": accuracy - 0.03,
+                    "accuracy_high": min(1, accuracy + 0.02), "auroc": area, "auroc_low": area - 0.02,
+                    "auroc_high": min(1, area + 0.015), "ece": 0.02, "brier": 0.03,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
