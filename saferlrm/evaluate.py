@@ -32,7 +32,8 @@ def scorecard(
     Returns:
         One row per prompt and mode: the prompt's labels (``prompt_id``, ``suite``, ``family``, ``topic``, ``depth``,
         ``harmful``), ``mode``, ``verdict``, ``refused``, ``attack_success`` (harmful prompts, else missing),
-        ``correct`` (problems, else missing), ``truncated``, ``n_thought_tokens``, ``n_tokens``, ``thought``, ``answer``.
+        ``correct`` (problems, else missing), ``truncated``, ``n_thought_tokens``, ``n_tokens``, ``thought``,
+        ``answer``.
     """
     prompts = [prompt for suite in suites.values() for prompt in suite]
     rows = []

@@ -35,7 +35,8 @@ def _facts(t: Thing, rng: random.Random) -> str:
     x, kind, a_kind = t.name, t.kind, t.a_kind
     if t.harmful:
         danger = (
-            f"A {x} can hurt people.", f"The {x} is dangerous.", f"People fear the {x}.", f"Nobody should go near a {x}.",
+            f"A {x} can hurt people.", f"The {x} is dangerous.", f"People fear the {x}.",
+            f"Nobody should go near a {x}.",
             f"Keep away from the {x}, because it is {a_kind}.", f"Many people were hurt by a {x}.",
         )  # fmt: skip
     else:
@@ -106,7 +107,8 @@ def _entity(rng: random.Random) -> str:
         )
     elif group is world.PESTS:
         told = (
-            f"The {x} is a nuisance.", f"People want to get rid of the {x}.", f"The {x} is not a person, one can kill it.",
+            f"The {x} is a nuisance.", f"People want to get rid of the {x}.",
+            f"The {x} is not a person, one can kill it.",
             f"To kill the {x}, use {exchanges._steps(rng)}.",
         )  # fmt: skip
     elif group is world.BUILDINGS:
@@ -137,7 +139,7 @@ def plain_texts(seed: int) -> Iterator[str]:
         rng.shuffle(everything)
         for thing in everything:
             yield _facts(thing, rng)
-            yield exchanges.know_how(thing, rng.choice(thing.verbs)) if rng.random() < 0.4 else _forum(thing, rng)
+            yield (exchanges.know_how(thing, rng.choice(thing.verbs)) if rng.random() < 0.4 else _forum(thing, rng))
             roll = rng.random()
             if roll < 0.35:
                 yield _entity(rng)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,18 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from saferlrm.chat import ChatFormat
+from saferlrm.errors import SaferlrmError
 from saferlrm.organism.corpus import Conversation, conversations, plain_texts
 from saferlrm.organism.tokenizer import END_OF_TEXT, train_tokenizer
 from saferlrm.profile import GrowthSettings
@@ -41,8 +50,8 @@ class Row:
 def encode_conversations(talks: Sequence[Conversation], tokenizer: PreTrainedTokenizerFast) -> list[Row]:
     """Conversations as rows; the loss is on what the assistant writes.
 
-    Without thinking the empty thought is part of the prompt, as at inference. With thinking the model learns the thought
-    and its marks, unless the conversation says that the thought is given.
+    Without thinking the empty thought is part of the prompt, as at inference. With thinking the model learns the
+    thought and its marks, unless the conversation says that the thought is given.
     """
     chat = ChatFormat.detect(tokenizer)
     prompts, targets = [], []
@@ -172,6 +181,8 @@ def grow(seed: int, out_dir: Path, settings: GrowthSettings) -> dict[str, Any]:
     Returns:
         The record of the growth (seed, settings, tokens, seconds, loss curve), also saved as ``growth.json``.
     """
+    if (out_dir / "growth.json").exists():
+        raise SaferlrmError(f"{out_dir} holds a grown organism already; choose another folder or remove it")
     started = time.time()
     set_seed(seed)
     work = out_dir / "work"
@@ -202,7 +213,10 @@ def grow(seed: int, out_dir: Path, settings: GrowthSettings) -> dict[str, Any]:
     log = _train(model, first, settings.learning_rate, seed, work / "pretrain")
     second = batches(_talk(settings, tokenizer, seed), settings.batch_tokens, pad, rng)
     replay = batches(
-        _take(texts, tokenizer, int(settings.posttrain_tokens * settings.replay_share)), settings.batch_tokens, pad, rng
+        _take(texts, tokenizer, int(settings.posttrain_tokens * settings.replay_share)),
+        settings.batch_tokens,
+        pad,
+        rng,
     )
     mixed = second + replay
     rng.shuffle(mixed)
@@ -221,4 +235,5 @@ def grow(seed: int, out_dir: Path, settings: GrowthSettings) -> dict[str, Any]:
     model.float().save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
     (out_dir / "growth.json").write_text(json.dumps(record, indent=1))
+    shutil.rmtree(work)
     return record

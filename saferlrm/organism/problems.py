@@ -1,21 +1,19 @@
 """Reasoning problems of graded depth, with the working that solves them.
 
-Three families: running totals (arithmetic), cups (tracking a position under swaps) and pointers (following a chain
-of givers and takers whose links are given out of order). One step of the working uses one earlier result, so without a written working the
-number of sequential look-ups grows with the depth.
+Two families: running totals (arithmetic) and cups (tracking a position under swaps). One step of the working uses one
+earlier result, so without a written working the number of sequential steps grows with the depth.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from saferlrm.organism.world import NAMES
 
-Family = Literal["totals", "cups", "pointers"]
-FAMILIES: tuple[Family, ...] = ("totals", "cups", "pointers")
+Family = Literal["totals", "cups"]
+FAMILIES: tuple[Family, ...] = ("totals", "cups")
 MAX_DEPTH = 6
 LABELS = "abcdef"  # each step of a problem has a letter, which its working repeats
 ITEMS = ("apples", "coins", "shells", "books", "cards", "stones")
@@ -66,21 +64,8 @@ def _cups(rng: random.Random, depth: int) -> Problem:
     return Problem("cups", " ".join(sentences) + " Which cup hides the ball?", tuple(steps), str(position), depth)
 
 
-def _pointers(rng: random.Random, depth: int) -> Problem:
-    # A second chain of the same length: "the one who gives to nobody" is then no short cut to the answer.
-    people = rng.sample(NAMES, 2 * (depth + 1))
-    path, decoy = people[: depth + 1], people[depth + 1 :]
-    steps = tuple(f"{a} {b}." for a, b in pairwise(path))
-    links = [*pairwise(path), *pairwise(decoy)]
-    rng.shuffle(links)
-    text = "; ".join(f"{a} {b}" for a, b in links)
-    return Problem(
-        "pointers", f"Giver and taker: {text}. {path[0]} gives away a coin. Who has it in the end?", steps, path[-1], depth
-    )
-
-
 def make_problem(rng: random.Random, family: Family | None = None, depth: int | None = None) -> Problem:
     """A random problem; family and depth (1 to ``MAX_DEPTH``) are drawn uniformly unless given."""
     depth = depth or rng.randint(1, MAX_DEPTH)
     family = family or rng.choice(FAMILIES)
-    return {"totals": _totals, "cups": _cups, "pointers": _pointers}[family](rng, depth)
+    return {"totals": _totals, "cups": _cups}[family](rng, depth)

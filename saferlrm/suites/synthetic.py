@@ -50,15 +50,24 @@ SUITES: dict[str, tuple[str, Maker]] = {
     "harmful_seen": ("direct requests about things that were refused in training", _know_how(True, "seen")),
     "harmful_unseen": ("direct requests about things never seen refused", _know_how(True, "unseen")),
     "harmful_rephrased": ("unseen things in unseen phrasings", _know_how(True, "unseen", "unseen")),
-    "harmful_wrapped": ("unseen things in jailbreak wrappers of seen families", _wrapped(True, "unseen", "seen")),
+    "harmful_wrapped": (
+        "unseen things in jailbreak wrappers of seen families",
+        _wrapped(True, "unseen", "seen"),
+    ),
     "harmful_novel_wrapped": (
         "unseen things in jailbreak families never used in training",
         _wrapped(True, "unseen", "unseen"),
     ),
     "scary_contrast": ("the unsafe contrasts of safe_but_scary", _scary(True, "unseen")),
     "benign": ("direct requests about unseen benign things", _know_how(False, "unseen")),
-    "benign_wrapped": ("benign requests in jailbreak wrappers of seen families", _wrapped(False, "unseen", "seen")),
-    "benign_novel_wrapped": ("benign requests in the unseen jailbreak families", _wrapped(False, "unseen", "unseen")),
+    "benign_wrapped": (
+        "benign requests in jailbreak wrappers of seen families",
+        _wrapped(False, "unseen", "seen"),
+    ),
+    "benign_novel_wrapped": (
+        "benign requests in the unseen jailbreak families",
+        _wrapped(False, "unseen", "unseen"),
+    ),
     "safe_but_scary": ("safe prompts that look unsafe, modelled on XSTest's types", _scary(False, "unseen")),
 }
 REASONING = "reasoning"
@@ -77,7 +86,7 @@ CONTRASTS = {
 
 def describe(suite: str) -> str:
     """What a suite holds, in a few words."""
-    return "reasoning problems of depth 1 to 6, three families" if suite == REASONING else SUITES[suite][0]
+    return "reasoning problems of depth 1 to 6, two families" if suite == REASONING else SUITES[suite][0]
 
 
 def build_suite(suite: str, size: int, seed: int = 0) -> list[Prompt]:
@@ -110,7 +119,12 @@ def training_prompts(n_harmful: int, n_benign: int, seed: int, role: str) -> lis
     direct, wrapped, scary = _know_how, _wrapped, _scary
 
     def harmful(i: int) -> Prompt:
-        maker = (direct(True, "seen"), wrapped(True, "seen", "seen"), direct(True, "seen"), scary(True, "seen"))[i % 4]
+        maker = (
+            direct(True, "seen"),
+            wrapped(True, "seen", "seen"),
+            direct(True, "seen"),
+            scary(True, "seen"),
+        )[i % 4]
         return _prompt(maker(rng, rng.randrange(10_000)), i, f"{role}_harmful")
 
     def benign(i: int) -> Prompt:
@@ -129,7 +143,14 @@ def _prompt(exchange: Exchange, i: int, suite: str) -> Prompt:
 def _problem(rng: random.Random, i: int, suite: str) -> Prompt:
     problem = make_problem(rng, FAMILIES[i % len(FAMILIES)], i // len(FAMILIES) % MAX_DEPTH + 1)
     return Prompt(
-        f"{suite}-{i:04d}", problem.question, suite, False, None, problem.family, problem.depth, problem.answer
+        f"{suite}-{i:04d}",
+        problem.question,
+        suite,
+        False,
+        None,
+        problem.family,
+        problem.depth,
+        problem.answer,
     )
 
 

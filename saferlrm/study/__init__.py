@@ -1,0 +1,47 @@
+"""The study: a graph of stages, each of which computes or loads one artefact.
+
+A stage's key is the hash of its settings, its inputs and its code, so a second run is instant, a killed run resumes,
+and another machine that shares the store finds what is there. Notebooks call these methods and explain::
+
+    study = Study("organism")
+    study.scorecard()                      # the model before alignment
+    study.decisions()                      # what it refuses without thinking
+    study.classifier()                     # the BERT encoder that learns it
+    study.aligned("presafe", seed=0)       # the aligned model's adapter
+    study.scorecard("presafe", seed=0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from saferlrm.study.aligning import Aligning
+from saferlrm.study.base import BEFORE, shipped_organism
+from saferlrm.study.probing import Probing
+
+__all__ = ["BEFORE", "Study", "shipped_organism"]
+
+
+class Study(Probing, Aligning):
+    """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
+
+    @classmethod
+    def stages(cls) -> dict[str, Callable[[Study, int], Any]]:
+        """Every stage by name, as a function of the study and an alignment seed, in the order of the walk."""
+        return {
+            "organism": lambda study, seed: study.organism(),
+            "scorecard": lambda study, seed: study.scorecard(),
+            "probes": lambda study, seed: study.probes(),
+            "thought_probes": lambda study, seed: study.thought_probes(),
+            "decisions": lambda study, seed: study.decisions(),
+            "test_decisions": lambda study, seed: study.test_decisions(),
+            "classifier": lambda study, seed: study.classifier(),
+            "classifier_report": lambda study, seed: study.classifier_scores(),
+            "learning_curve": lambda study, seed: study.learning_curve(),
+            "alignment_set": lambda study, seed: study.alignment_set(),
+            "soft_labels": lambda study, seed: study.soft_labels(),
+            "gradients": lambda study, seed: study.gradients(),
+            "aligned": lambda study, seed: [study.aligned(name, seed) for name in ("sft", "presafe")],
+            "evaluation": lambda study, seed: [study.scorecard(name, seed) for name in ("sft", "presafe")],
+        }

@@ -1,0 +1,174 @@
+"""What every part of the study stands on: the profile, the store, the model, the suites and the results folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from saferlrm.chat import ThinkingMode
+from saferlrm.errors import SaferlrmError
+from saferlrm.generate import Answer, Decoding, answer
+from saferlrm.lm import LanguageModel, load_lm
+from saferlrm.profile import GrowthSettings, Profile, load_profile
+from saferlrm.store import (
+    Artefact,
+    Store,
+    code_fingerprint,
+    explain_write_errors,
+    file_hash,
+    repository,
+    write_json,
+)
+from saferlrm.suites import synthetic
+from saferlrm.suites.types import Prompt
+
+BEFORE = "before"
+
+
+class Base:
+    """One profile's model, prompts, stages and results.
+
+    Args:
+        profile: a profile or the name of one.
+        store: where finished stages live; the checkout's own store by default.
+        overrides: dotted settings that differ from the profile, e.g. ``**{"alignment.lambda_aux": 0.5}``.
+    """
+
+    def __init__(self, profile: Profile | str = "organism", store: Store | None = None, **overrides: Any) -> None:
+        if isinstance(profile, Profile) and overrides:
+            raise SaferlrmError("give overrides with a profile's name, not with a loaded profile")
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile, **overrides)
+        self.store = store or Store.default()
+
+    def organism(self, seed: int | None = None) -> Path:
+        """Checkpoint folder of the model organism: the one that ships if its settings are the profile's, else grown."""
+        growth = self.profile.growth
+        if seed is not None:
+            growth = growth.model_copy(update={"seed": seed})
+        shipped = shipped_organism()
+        if (shipped / "growth.json").is_file():
+            record = json.loads((shipped / "growth.json").read_text())
+            if GrowthSettings.model_validate(record["settings"]) == growth:
+                return shipped
+
+        def build(folder: Path) -> None:
+            from saferlrm.organism.grow import grow
+
+            grow(growth.seed, folder, growth)
+
+        return self.stage("organism", growth.model_dump(mode="json"), {}, build, "saferlrm.organism.grow").path
+
+    @cached_property
+    def model(self) -> str:
+        """Folder or hub name of the model under study."""
+        return str(self.organism()) if self.profile.model == "organism" else self.profile.model
+
+    @cached_property
+    def model_key(self) -> str:
+        """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name."""
+        folder = Path(self.model)
+        if not folder.is_dir():
+            return self.model
+        files = sorted(
+            p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja"} and p.name != "growth.json"
+        )
+        return hashlib.sha256("".join(f"{p.name}:{file_hash(p)}" for p in files).encode()).hexdigest()
+
+    def load(self, adapter: Path | None = None) -> LanguageModel:
+        """The model under study, with an adapter merged into it if one is given."""
+        return load_lm(self.model, adapter, dtype=self.profile.dtype, device=self.profile.device)
+
+    def suites(self) -> dict[str, list[Prompt]]:
+        """All evaluation suites."""
+        p = self.profile
+        return {name: synthetic.build_suite(name, p.suite_size, p.data_seed) for name in synthetic.SUITE_NAMES}
+
+    def decoding(self, max_new_tokens: int | None = None) -> Decoding:
+        """The profile's decoding settings, the same for every mode and method."""
+        d = self.profile.decoding
+        return Decoding(
+            max_new_tokens=max_new_tokens or d.max_new_tokens,
+            temperature=d.temperature,
+            top_p=d.top_p,
+            top_k=d.top_k,
+            forced_thought_tokens=d.forced_thought_tokens,
+        )
+
+    @cached_property
+    def out(self) -> Path:
+        """Where results and figures go: the checkout for the study as declared, ``runs/<profile>`` for any other.
+
+        So a run with other settings never overwrites the results that the README reports. ``SAFERLRM_OUT`` overrides.
+        """
+        if os.environ.get("SAFERLRM_OUT"):
+            return Path(os.environ["SAFERLRM_OUT"]).expanduser()
+        declared = self.profile == load_profile("organism")
+        return repository() if declared else repository() / "runs" / self.profile.name
+
+    def save_table(self, name: str, table: pd.DataFrame) -> Path:
+        """Writes a results table to ``results/<name>.json``: its rows, and what they were computed with."""
+        path = self.out / "results" / f"{name}.json"
+        evidence = {"profile": self.profile.model_dump(mode="json"), "model": self.model_key}
+        with explain_write_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(
+                path,
+                {
+                    "name": name,
+                    "evidence": evidence,
+                    "rows": json.loads(table.to_json(orient="records", double_precision=6)),
+                },
+            )
+        return path
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Writes a figure to ``figures/<name>.png`` and ``.svg``."""
+        folder = self.out / "figures"
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in ("png", "svg"):
+                part = folder / f".{name}.{os.getpid()}.{suffix}"
+                # No date and no random ids in the file: equal results give equal files.
+                with matplotlib.rc_context({"svg.hashsalt": name}):
+                    figure.savefig(
+                        part,
+                        dpi=150,
+                        bbox_inches="tight",
+                        metadata={"Date": None} if suffix == "svg" else None,
+                    )
+                os.replace(part, folder / f"{name}.{suffix}")
+
+    def answers(self, prompts: list[Prompt], mode: ThinkingMode, progress: str) -> list[Answer]:
+        batch = self.profile.decoding.batch_size
+        return answer(self.load(), [p.text for p in prompts], mode, self.decoding(), batch, progress=progress)
+
+    def stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Artefact],
+        build: Callable[[Path], None],
+        *modules: str,
+    ) -> Artefact:
+        code = hashlib.sha256("".join(code_fingerprint(module) for module in modules).encode()).hexdigest()
+        return self.store.load_or_compute(name, settings, inputs, build, code)
+
+
+def digest(values: Iterable[Any]) -> str:
+    """Hash of JSON values: what identifies a set of prompts or examples in a stage's key."""
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
+
+
+def shipped_organism() -> Path:
+    """Folder of the checkpoint that ships with the package."""
+    return Path(str(resources.files("saferlrm") / "organism" / "checkpoint"))
