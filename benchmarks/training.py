@@ -1,16 +1,16 @@
 """Alignment training speed, as ratios measured in one run.
 
 1. Trained tokens per second of `saferlrm.align` against the stock transformers Trainer: the same LoRA model,
-the same
-   conversations, the same batch size; the stock one pads random batches and computes logits at every
-   position. Target: at least 2.
+   the same conversations, the same batch size, no checkpoints; the stock one pads random batches and computes
+   logits at every position. Ours is also measured in bfloat16, which is worth choosing where the processor
+   has it. Target: at least 2.
 2. Time of a PreSafe step against a step with lambda 0, on identical batches. Target: at most 1.05.
 
-Repetitions alternate between the two sides, so that both see the same disturbances, and the median ratio is
-reported. Time is that of the process (all its threads), because other work on a shared machine stretches the
-clock; the ratio by the clock is written beside it.
+The sides take turns, so that all see the same disturbances, and the median ratio is reported. Time is that of
+the process (all its threads), because other work on the machine stretches the clock; the ratio by the clock
+is written beside it.
 
-    python benchmarks/training.py [--repeats 5] [--threads 1]
+    python benchmarks/training.py [--repeats 3] [--threads 1]
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import statistics
 import tempfile
 import time
@@ -34,47 +33,31 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.trainer_utils import SaveStrategy
 
 from saferlrm.align.data import AlignmentExample, Collator, encode_all
 from saferlrm.align.trainer import build_model, build_trainer
 from saferlrm.lm import load_lm
+from saferlrm.organism.corpus import conversations
 from saferlrm.profile import AlignmentSettings
-from saferlrm.training import LengthBucketSampler, quiet_loading
+from saferlrm.training import LengthBucketSampler, quiet_transformers
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 SETTINGS = AlignmentSettings(lambda_aux=0.2, epochs=1)  # the organism profile's, for one epoch
-WORDS = (
-    "the",
-    "a",
-    "thing",
-    "wood",
-    "metal",
-    "glue",
-    "cut",
-    "make",
-    "first",
-    "then",
-    "of",
-    "and",
-    "with",
-    "how",
-)
 ORGANISM = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoint"
 
 
-def conversations(n: int, seed: int = 0) -> list[AlignmentExample]:
-    """Lengths as in the study: one refusal to two answers with a chain of thought of 20 to 150 words."""
-    rng = random.Random(seed)
-
-    def text(low: int, high: int) -> str:
-        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
-
-    return [
-        AlignmentExample(f"h{i}", text(5, 25), None, text(6, 12), 0.9, "harmful")
-        if i % 3 == 0
-        else AlignmentExample(f"b{i}", text(5, 25), text(20, 150), text(5, 30), 0.1, "benign")
-        for i in range(n)
-    ]
+def examples(n: int) -> list[AlignmentExample]:
+    """Texts of the organism's world in the shares of its profile: a refusal to two answers with a thought."""
+    wanted = {"harmful": n // 3, "benign": n - n // 3}
+    found: dict[str, list[AlignmentExample]] = {source: [] for source in wanted}
+    for i, talk in enumerate(conversations(seed=0)):
+        source = "benign" if talk.thought else "harmful"
+        if len(found[source]) < wanted[source]:
+            p_refuse = 0.1 if talk.thought else 0.9
+            found[source].append(AlignmentExample(str(i), talk.user, talk.thought, talk.answer, p_refuse, source))
+        elif all(len(found[source]) == wanted[source] for source in wanted):
+            return found["harmful"] + found["benign"]
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -85,7 +68,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def stock_trainer(rows: list[dict], folder: str) -> Trainer:
-    """The Trainer as it comes: random batches padded to their longest row, logits and loss at every position."""
+    """The Trainer as it comes: random batches, padded to their longest row, logits at every position."""
     lm = load_lm(ORGANISM, device="cpu")
     lora = LoraConfig(
         task_type="CAUSAL_LM", r=SETTINGS.rank, lora_alpha=SETTINGS.lora_alpha, target_modules="all-linear"
@@ -110,23 +93,27 @@ def stock_trainer(rows: list[dict], folder: str) -> Trainer:
 
 
 def throughput(rows: list[dict], repeats: int) -> dict[str, float]:
-    """Tokens per second over one epoch, ours (with the head) and the stock Trainer's."""
+    """Tokens per second over one epoch: the stock Trainer, ours with the head, and ours in bfloat16."""
     tokens = sum(len(row["input_ids"]) for row in rows)
-    ours, stock = [], []
+    spent: dict[str, list[tuple[float, float]]] = {"stock": [], "ours": [], "ours_bf16": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            lm = load_lm(ORGANISM, device="cpu")
-            trainer = build_trainer(build_model(lm, SETTINGS, 0), rows, lm, SETTINGS, 0, folder)
-            ours.append(timed(trainer.train))
-            stock.append(timed(stock_trainer(rows, folder).train))
-    return {
-        "tokens_per_second": tokens / statistics.median(t for t, _ in ours),
-        "tokens_per_second_stock": tokens / statistics.median(t for t, _ in stock),
-        "throughput_ratio": statistics.median(s / o for (o, _), (s, _) in zip(ours, stock, strict=True)),
-        "throughput_ratio_clock": statistics.median(
-            s / o for (_, o), (_, s) in zip(ours, stock, strict=True)
-        ),
+            spent["stock"].append(timed(stock_trainer(rows, folder).train))
+            for name, bf16 in (("ours", False), ("ours_bf16", True)):
+                settings = SETTINGS.model_copy(update={"bf16": bf16})
+                lm = load_lm(ORGANISM, device="cpu")
+                trainer = build_trainer(build_model(lm, settings, 0), rows, lm, settings, 0, Path(folder) / name)
+                trainer.args.save_strategy = SaveStrategy.NO
+                spent[name].append(timed(trainer.train))
+    results = {
+        f"tokens_per_second_{name}": tokens / statistics.median(t for t, _ in times) for name, times in spent.items()
     }
+    for name in ("ours", "ours_bf16"):
+        for kind, clock in enumerate(("", "_by_clock")):
+            pairs = zip(spent["stock"], spent[name], strict=True)
+            ratio = statistics.median(stock[kind] / ours[kind] for stock, ours in pairs)
+            results[f"throughput_ratio{name.removeprefix('ours')}{clock}"] = ratio
+    return results
 
 
 def step_ratio(rows: list[dict], repeats: int) -> dict[str, float]:
@@ -153,8 +140,7 @@ def step_ratio(rows: list[dict], repeats: int) -> dict[str, float]:
             totals.append(spent)
     # The median over repetitions of each batch first: one disturbed step does not decide the sum.
     with_head, without = (
-        sum(statistics.median(spent[side][i] for spent in totals) for i in range(len(chunks)))
-        for side in (0, 1)
+        sum(statistics.median(spent[side][i] for spent in totals) for i in range(len(chunks))) for side in (0, 1)
     )
     return {
         "step_seconds": with_head / len(chunks),
@@ -172,16 +158,16 @@ def one_step(trainer: Trainer, batch: dict[str, torch.Tensor]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=192)
+    parser.add_argument("--examples", type=int, default=360)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with quiet_loading():
-        rows = encode_all(conversations(arguments.examples), load_lm(ORGANISM, device="cpu"))
+    with quiet_transformers():
+        rows = encode_all(examples(arguments.examples), load_lm(ORGANISM, device="cpu"))
         results = throughput(rows, arguments.repeats) | step_ratio(rows, arguments.repeats)
     results |= {
-        "targets": {"throughput_ratio": ">= 2", "step_ratio": "<= 1.05"},
+        "targets": {"throughput_ratio or throughput_ratio_bf16": ">= 2", "step_ratio": "<= 1.05"},
         "repeats": arguments.repeats,
         "threads": arguments.threads,
         "examples": arguments.examples,

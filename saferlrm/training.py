@@ -87,8 +87,8 @@ class ProgressCallback(TrainerCallback):
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bars and warnings while a model is loaded; what was set before comes back.
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and warnings while a model is loaded or saved; what was set before comes back.
 
     transformers reports a new decision layer as missing weights, which is what was asked for.
     """

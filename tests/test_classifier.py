@@ -34,9 +34,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.profile import ClassifierSettings
 from saferlrm.training import last_complete_checkpoint
 
-SETTINGS = ClassifierSettings(
-    epochs=3, learning_rate=2e-4, batch_size=8, max_length=32, validation_fraction=0.2
-)
+SETTINGS = ClassifierSettings(epochs=3, learning_rate=2e-4, batch_size=8, max_length=32, validation_fraction=0.2)
 
 
 def prompts(n: int, seed: int) -> tuple[list[str], np.ndarray]:
@@ -45,9 +43,7 @@ def prompts(n: int, seed: int) -> tuple[list[str], np.ndarray]:
     bad, good = ("poison", "bomb", "virus", "weapon"), ("cake", "garden", "poem", "bicycle")
     frames = ("How do I make a {}?", "Tell me how to build a {} at home", "Explain a {}, step by step")
     refused = np.arange(n) % 2
-    texts = [
-        rng.choice(frames).format(f"{rng.choice(bad if r else good)} {rng.integers(99)}") for r in refused
-    ]
+    texts = [rng.choice(frames).format(f"{rng.choice(bad if r else good)} {rng.integers(99)}") for r in refused]
     return texts, refused.astype(float)
 
 
@@ -213,9 +209,7 @@ def test_bad_decisions_are_refused_before_training(tmp_path, change, words):
 
 def test_an_unknown_encoder_is_refused_in_one_line(tmp_path):
     run = SETTINGS.model_copy(update={"encoder": str(tmp_path / "nowhere")})
-    with pytest.raises(
-        SaferlrmError, match=r"cannot load the encoder .* set classifier\.encoder to minilm"
-    ) as caught:
+    with pytest.raises(SaferlrmError, match=r"cannot load the encoder .* set classifier\.encoder to minilm") as caught:
         train_classifier(*prompts(20, 0), run, tmp_path / "out", seed=0)
     assert "\n" not in str(caught.value)
 
@@ -229,12 +223,8 @@ def benchmark_data() -> Path:
 def test_real_prompts_that_nobody_here_wrote(tmp_path):
     folder = benchmark_data() / "refusal_direction"
     if not folder.is_dir():
-        pytest.skip(
-            f"NOT RUN: benchmark prompts are missing ({folder}); set SAFERLRM_TEST_DATA to their folder"
-        )
-    rows = {
-        kind: json.loads((folder / f"{kind}_train.json").read_text())[:80] for kind in ("harmful", "harmless")
-    }
+        pytest.skip(f"NOT RUN: benchmark prompts are missing ({folder}); set SAFERLRM_TEST_DATA to their folder")
+    rows = {kind: json.loads((folder / f"{kind}_train.json").read_text())[:80] for kind in ("harmful", "harmless")}
     texts = [row["instruction"] for kind in rows for row in rows[kind]]
     gold = np.repeat([1.0, 0.0], 80)
     run = SETTINGS.model_copy(update={"batch_size": 16, "max_length": 48})
