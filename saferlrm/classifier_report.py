@@ -156,9 +156,7 @@ def learning_curve(
         if not record.is_file():
             part = [texts[index] for index in order[:n]], labels[order[:n]]
             epochs = round(settings.epochs * np.sqrt(len(texts) / n))
-            folder = train_classifier(
-                *part, settings.model_copy(update={"epochs": epochs}), out_dir / f"n{n}", seed
-            )
+            folder = train_classifier(*part, settings.model_copy(update={"epochs": epochs}), out_dir / f"n{n}", seed)
             predictions = {BERT: predict(folder, test[0]), TFIDF: tfidf_baseline(part, test[0])}
             found = [{"model": name, "n_train": n} | scores(test[1], p) for name, p in predictions.items()]
             record.with_suffix(".part").write_text(json.dumps(found))
