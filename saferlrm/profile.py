@@ -76,9 +76,8 @@ class AlignmentSettings(Settings):
     ``head_layer`` is an index into the hidden states (0 the embedding, -1 the last layer).
     """
 
-    n_harmful: CountOrNone = 120
-    n_benign: CountOrNone = 240
-    n_decision: CountOrNone = 0
+    n_harmful: CountOrNone = 500
+    n_benign: CountOrNone = 300
     lambda_aux: Annotated[float, Field(ge=0, le=100)] = 0.2
     head_token: HeadToken = "pre_cot"
     head_layer: Annotated[int, Field(ge=-1, le=512)] = -1

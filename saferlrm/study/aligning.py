@@ -38,7 +38,6 @@ class Aligning(Deciding):
             "model": self.model_key,
             "n_harmful": a.n_harmful,
             "n_benign": a.n_benign,
-            "n_decision": a.n_decision,
             "data_seed": self.profile.data_seed,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
@@ -97,10 +96,6 @@ class Aligning(Deciding):
                         "kept": verdict == wanted,
                     }
                 )
-        if a.n_decision:
-            half = a.n_decision // 2
-            extra = synthetic.training_prompts(a.n_decision - half, half, self.profile.data_seed, "decision")
-            examples += [AlignmentExample(p.id, p.text, None, None, None, "decision") for p in extra]
         return examples, pd.DataFrame(counts)
 
     def soft_labels(self) -> np.ndarray:
@@ -120,8 +115,9 @@ class Aligning(Deciding):
     def labels(self) -> methods.LabelSources:
         """Every kind of label the head can learn, in the order of the alignment set."""
         examples, _ = self.alignment_set()
-        gold = np.array([float("harmful" in example.id) for example in examples])
-        return methods.LabelSources(soft=self.soft_labels(), decisions=None, gold=gold)
+        gold = np.array([float(example.source == "harmful") for example in examples])
+        # No hard decisions yet: benign examples were answered with thinking on, so none was taken.
+        return methods.LabelSources(soft=self.soft_labels(), gold=gold)
 
     def aligned(self, method: str, seed: int | None = None) -> Artefact:
         """The adapter of one method and seed (``adapter/``, which peft alone loads) and its training history."""
