@@ -103,14 +103,14 @@ class AlignmentSettings(Settings):
 class GrowthSettings(Settings):
     """Size of the model organism and the budget that grows it (tokens are trained tokens)."""
 
-    pretrain_tokens: Count = 4_000_000
-    posttrain_tokens: Count = 5_000_000
+    pretrain_tokens: Count = 5_000_000
+    posttrain_tokens: Count = 7_000_000
     replay_share: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     thinking_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     seed: Seed = 0
     learning_rate: Rate = 3e-3
     posttrain_learning_rate: Rate = 2e-3
-    batch_tokens: Annotated[int, Field(ge=128, le=1_048_576)] = 4096
+    batch_tokens: Annotated[int, Field(ge=128, le=1_048_576)] = 2048
     hidden_size: Annotated[int, Field(ge=64, le=1024, multiple_of=64)] = 128
     num_layers: Annotated[int, Field(ge=1, le=48)] = 4
     vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1536
