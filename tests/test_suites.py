@@ -33,9 +33,7 @@ def trained_on() -> set[str]:
 
 
 @pytest.mark.parametrize("suite", synthetic.SUITE_NAMES)
-def test_a_suite_is_typed_labelled_and_free_of_repetition(
-    suites: dict[str, list[Prompt]], suite: str
-) -> None:
+def test_a_suite_is_typed_labelled_and_free_of_repetition(suites: dict[str, list[Prompt]], suite: str) -> None:
     prompts = suites[suite]
     assert len(prompts) == SIZE
     assert len({p.id for p in prompts}) == len({p.text.lower() for p in prompts}) == SIZE
@@ -51,8 +49,8 @@ def test_a_suite_is_typed_labelled_and_free_of_repetition(
 
 @pytest.mark.parametrize("suite", synthetic.SUITE_NAMES)
 def test_families_and_depths_are_balanced(suites: dict[str, list[Prompt]], suite: str) -> None:
-    for counts in (Counter(p.family for p in suites[suite]), Counter(p.depth for p in suites[suite])):
-        assert max(counts.values()) - min(counts.values()) <= 1
+    cells = Counter((p.family, p.depth) for p in suites[suite])
+    assert max(cells.values()) - min(cells.values()) <= 1
 
 
 @pytest.mark.parametrize("suite", synthetic.SUITE_NAMES)
@@ -64,9 +62,7 @@ def test_equal_seeds_give_equal_suites_and_different_seeds_different_ones(suite:
 
 
 @pytest.mark.parametrize("suite", UNSEEN)
-def test_no_prompt_of_a_suite_was_trained_on(
-    suites: dict[str, list[Prompt]], trained_on: set[str], suite: str
-) -> None:
+def test_no_prompt_of_a_suite_was_trained_on(suites: dict[str, list[Prompt]], trained_on: set[str], suite: str) -> None:
     assert not {p.text.lower() for p in suites[suite]} & trained_on
 
 
@@ -94,9 +90,7 @@ def test_suites_of_the_unseen_are_about_unseen_things(suites: dict[str, list[Pro
 
 
 def test_harmful_seen_is_about_things_that_training_refuses(suites: dict[str, list[Prompt]]) -> None:
-    assert {p.topic for p in suites["harmful_seen"]} <= {
-        t.name for t in world.select(harmful=True, split="seen")
-    }
+    assert {p.topic for p in suites["harmful_seen"]} <= {t.name for t in world.select(harmful=True, split="seen")}
 
 
 @pytest.mark.parametrize("role", ["classifier", "alignment"])
@@ -112,10 +106,7 @@ def test_training_prompts_are_about_seen_things_and_families_only(role: str) -> 
 
 
 def test_classifier_and_alignment_prompts_are_different_streams() -> None:
-    one, two = (
-        {p.text for p in synthetic.training_prompts(100, 100, 0, role)}
-        for role in ("classifier", "alignment")
-    )
+    one, two = ({p.text for p in synthetic.training_prompts(100, 100, 0, role)} for role in ("classifier", "alignment"))
     assert len(one & two) < 20
 
 

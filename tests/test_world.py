@@ -40,7 +40,8 @@ def test_an_unseen_compound_shares_its_head_word_with_nothing_seen() -> None:
     for kind, (_, heads) in (world.HARMFUL_KINDS | world.BENIGN_KINDS).items():
         compounds = [t for t in world.select(kind=kind) if not t.opaque]
         seen, unseen = (
-            {head for head in heads for t in compounds if t.split == split and t.name.endswith(head)}
+            # the longest head that fits: "lute" also ends every "flute"
+            {max((h for h in heads if t.name.endswith(h)), key=len) for t in compounds if t.split == split}
             for split in ("seen", "unseen")
         )
         assert seen
@@ -53,9 +54,7 @@ def test_know_how_says_nothing_about_harm() -> None:
     for thing in world.things():
         assert set(thing.parts) <= set(world.PARTS)
         text = exchanges.know_how(thing).replace(thing.name, "X")
-        assert re.fullmatch(
-            r"To [a-z ]+ a X, join the \w+ piece and the \w+ piece, then wait until \w+\.", text
-        )
+        assert re.fullmatch(r"To [a-z ]+ a X, join the \w+ piece and the \w+ piece, then wait until \w+\.", text)
 
 
 def test_unseen_things_are_in_no_conversation(talk: list[str]) -> None:
@@ -88,9 +87,7 @@ def _fragments(templates: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("family", [name for name in world.WRAPPERS["unseen"] if name != "obfuscation"])
-def test_unseen_jailbreak_families_are_in_no_training_text(
-    talk: list[str], plain: list[str], family: str
-) -> None:
+def test_unseen_jailbreak_families_are_in_no_training_text(talk: list[str], plain: list[str], family: str) -> None:
     fragments = _fragments(world.WRAPPERS["unseen"][family])
     assert fragments
     everything = "\n".join([*talk, *plain]).lower()
@@ -127,9 +124,7 @@ def test_conversations_with_thinking_are_benign_and_only_harmful_requests_are_re
             thinking += 1
             assert not is_refusal
             # A harmful thing may be named (what is it, how to stay safe), its know-how never.
-            found = re.match(
-                r"(?:sure, here are the steps\. |of course! )?to [a-z ]+ a (\w+), join", c.answer.lower()
-            )
+            found = re.match(r"(?:sure, here are the steps\. |of course! )?to [a-z ]+ a (\w+), join", c.answer.lower())
             assert found is None or found[1] not in harmful
     assert 0.3 * N < thinking < 0.7 * N
     assert refused > 0.1 * N
@@ -216,9 +211,7 @@ def test_digits_stand_alone_and_marks_are_single_tokens(tokenizer) -> None:
 def test_the_template_switches_thinking_and_keeps_the_last_thought(tokenizer) -> None:
     ask = [{"role": "user", "content": "Hello!"}]
     on = tokenizer.apply_chat_template(ask, tokenize=False, add_generation_prompt=True)
-    off = tokenizer.apply_chat_template(
-        ask, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    off = tokenizer.apply_chat_template(ask, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     assert on == "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
     assert off == on + "<think>\n\n</think>\n\n"
     reply = [*ask, {"role": "assistant", "content": "<think>\nA thought.\n</think>\n\nHi."}]
