@@ -181,10 +181,17 @@ def stage(
 
 
 @app.command()
-def report(profile: ProfileOption = "organism") -> None:
+def report(
+    profile: ProfileOption = "organism",
+    readme: Annotated[bool, typer.Option("--readme", help="Also write the results into README.md.")] = False,
+) -> None:
     """Write the HTML report from the results and name it and the figures."""
     load_profile(profile)
     _report(profile, shipped=True)
+    if readme:
+        from saferlrm.readme import update_readme
+
+        typer.echo(f"readme:  {update_readme()}")
 
 
 @app.command()
@@ -217,12 +224,13 @@ def _report(profile: str, shipped: bool) -> None:
     os.environ["SAFERLRM_SHIPPED"] = (before or "1") if shipped else "0"
     try:
         path = build_report(Study(profile))
+        figures = sorted((path.parent / "figures").glob("*.png"))
     finally:
         os.environ.pop("SAFERLRM_SHIPPED")
         if before is not None:
             os.environ["SAFERLRM_SHIPPED"] = before
     typer.echo(f"report:  {path}")
-    for figure in sorted((repository() / "figures").glob("*.png")):
+    for figure in figures:
         typer.echo(f"figure:  {figure}")
 
 

@@ -1,0 +1,117 @@
+"""The README's results section: tables written from `results/` and `benchmarks/results/`, never by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from saferlrm.errors import SaferlrmError
+from saferlrm.store import repository
+
+OPEN = "<!-- results: written by `saferlrm report --readme`, compared by tests/test_readme.py -->"
+CLOSE = "<!-- /results -->"
+
+
+def results_section(root: Path) -> str:
+    """The section between the README's marks, from the files below ``root``.
+
+    Raises:
+        SaferlrmError: the study has not been run there.
+    """
+    path = root / "results" / "targets.json"
+    if not path.is_file():
+        raise SaferlrmError(f"{path} does not exist; run the study first: saferlrm run")
+    parts = [
+        "Targets were fixed before anything was measured. Intervals are 95 %, over prompts; λ = 0 is the same "
+        "training without the auxiliary head.",
+        _targets(_rows(path)),
+    ]
+    seeds = root / "results" / "growth_seeds.json"
+    if seeds.is_file():
+        parts += ["The organism grown from three seeds (the first one ships):", _growth(_rows(seeds))]
+    timings = root / "results" / "timings.json"
+    if timings.is_file():
+        parts += ["Time and peak memory of `make study` after installation, on two CPU cores:", _timings(timings)]
+    benchmarks = _benchmarks(root / "benchmarks" / "results")
+    if benchmarks:
+        parts += ["Speed, each ratio measured in one run by a script in `benchmarks/`:", benchmarks]
+    return "\n\n".join(parts)
+
+
+def update_readme(root: Path | None = None) -> Path:
+    """Rewrites the section in ``README.md``, leaving the rest as it is."""
+    root = root or repository()
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if OPEN not in text or CLOSE not in text:
+        raise SaferlrmError(f"{readme} lacks the marks around its results; put back {OPEN} and {CLOSE}")
+    before, rest = text.split(OPEN, 1)
+    after = rest.split(CLOSE, 1)[1]
+    temporary = readme.with_suffix(".part")
+    temporary.write_text(f"{before}{OPEN}\n{results_section(root)}\n{CLOSE}{after}", encoding="utf-8")
+    temporary.replace(readme)
+    return readme
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _targets(rows: pd.DataFrame) -> str:
+    made = []
+    for row in rows.itertuples():
+        what = f"{row.about}: {row.metric.replace('_', ' ')}, {row.suite.replace('_', ' ')}, thinking {row.mode}"
+        control = "" if pd.isna(row.control) else _interval(row.control, row.control_low, row.control_high)
+        made.append((what, row.target, _interval(row.value, row.low, row.high), row.n, row.verdict, control))
+    return _table(("what", "target", "measured", "n", "verdict", "λ = 0"), made)
+
+
+def _growth(rows: pd.DataFrame) -> str:
+    seeds = sorted(rows["seed"].unique())
+    made = []
+    for (metric, suite, mode, target), part in rows.groupby(["metric", "suite", "mode", "target"], sort=False):
+        by_seed = part.set_index("seed")
+        cells = [_interval(*by_seed.loc[seed, ["value", "low", "high"]]) for seed in seeds]
+        made.append((f"{metric.replace('_', ' ')}, {suite.replace('_', ' ')}, thinking {mode}", target, *cells))
+    return _table(("what", "target", *(f"seed {seed}" for seed in seeds)), made)
+
+
+def _timings(path: Path) -> str:
+    marks = json.loads(path.read_text(encoding="utf-8"))["organism"]
+    made = [(name, f"{mark['seconds']:.0f} s", f"{mark['peak_memory_mb']:.0f} MB") for name, mark in marks.items()]
+    seconds = sum(mark["seconds"] for mark in marks.values())
+    peak = max(mark["peak_memory_mb"] for mark in marks.values())
+    return _table(("notebook", "time", "peak memory"), [*made, ("all", f"{seconds / 60:.1f} min", f"{peak:.0f} MB")])
+
+
+# file, key, what it says, target
+_RATIOS = (
+    ("training", "throughput_ratio", "aligning: tokens per second against the stock Trainer, both float32", "≥ 2"),
+    ("training", "throughput_ratio_bf16", "the same, ours in bfloat16 against the stock Trainer in float32", "≥ 2"),
+    ("training", "step_ratio", "time of a PreSafe step against a λ = 0 step", "≤ 1.05"),
+    ("generation", "ratio_32_rows", "greedy decoding against plain `generate`, 32 rows, identical tokens", "≥ 2"),
+    ("generation", "ratio_64_rows", "the same with 64 rows in flight", "≥ 2"),
+    ("extraction", "forward_ratio", "reading hidden states against a bare forward pass", "≤ 1.1"),
+    ("extraction", "extract_ratio", "the same with tokenising and writing them to disk", "≤ 1.1"),
+)
+
+
+def _benchmarks(folder: Path) -> str:
+    made = []
+    for name, key, what, target in _RATIOS:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            made.append((what, target, f"{json.loads(path.read_text(encoding='utf-8'))[key]:.2f}"))
+    return _table(("what", "target", "ratio"), made) if made else ""
