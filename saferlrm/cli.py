@@ -210,6 +210,15 @@ def grow(
     typer.echo(f"organism (seed {seed}) in {out}")
 
 
+@app.command()
+def ship() -> None:
+    """Copy the finished stages of the default profile into results/artefacts, for the repository."""
+    from saferlrm.ship import ship as ship_stages
+
+    artefacts = ship_stages()
+    typer.echo(f"{len(artefacts)} stages, {sum(artefact.bytes for artefact in artefacts) / 1e6:.1f} MB")
+
+
 @app.command("profile")
 def show_profile(name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")]) -> None:
     """Print the resolved settings of a profile as YAML."""
