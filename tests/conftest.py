@@ -18,7 +18,8 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 _HOME = tempfile.TemporaryDirectory(prefix="saferlrm-tests-")
-os.environ["SAFERLRM_HOME"] = _HOME.name
+os.environ["SAFERLRM_HOME"] = f"{_HOME.name}/store"
+os.environ["SAFERLRM_OUT"] = f"{_HOME.name}/out"  # notebooks under test leave the repository's results alone
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
