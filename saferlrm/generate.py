@@ -24,8 +24,8 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
 from saferlrm.progress import track
 
-# Refill when one row in eight has ended: fewer stops cost idle rows, more stops cost calls of the model.
-_REFILL = 8
+# Refill when one row in twelve has ended: fewer stops cost idle rows, more stops cost calls of the model.
+_REFILL = 12
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ def answer(
     replies = [lm.chat.split(completion.text, mode) for completion in completions]
     thought_ids = lm.encode([reply.thought for reply in replies])
     return [
-        Answer(
-            prompt, mode, reply.thought, reply.answer, reply.closed, len(ids), done.n_tokens, done.truncated
-        )
+        Answer(prompt, mode, reply.thought, reply.answer, reply.closed, len(ids), done.n_tokens, done.truncated)
         for prompt, reply, ids, done in zip(prompts, replies, thought_ids, completions, strict=True)
     ]
 
@@ -142,9 +140,7 @@ def generate(
         if not row:
             raise SaferlrmError("a text to complete is empty; render prompts with ChatFormat.render")
         if len(row) >= context:
-            raise SaferlrmError(
-                f"a prompt has {len(row)} tokens, the model holds {context}; shorten {text[:40]!r}..."
-            )
+            raise SaferlrmError(f"a prompt has {len(row)} tokens, the model holds {context}; shorten {text[:40]!r}...")
     batch = _Batch(lm, ids, _sampling_keys(texts, decoding.seed), decoding, context)
     out: dict[int, list[int]] = {}
     finished = batch.run(batch_size)
@@ -174,47 +170,48 @@ def _sampling_keys(texts: Sequence[str], seed: int) -> list[int]:
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer in memory with room to grow, so that a step writes one column and copies
-    nothing.
+    """Keys and values of one layer in memory with room to grow: a step writes one column and copies nothing.
+
+    The columns in use are [left, right) of the room; dropping columns on the left moves a border.
     """
 
     def update(self, key_states, value_states, *args, **kwargs):
+        width = key_states.shape[-2]
         if not self.is_initialized:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-            self._room = [key_states, value_states]
-            start = 0
+            self._room, self._left, self._right = (key_states, value_states), 0, width
         else:
-            start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
-        if start:
-            if end > self._room[0].shape[-2]:
-                for i, states in enumerate(self._room):
-                    self._room[i] = _zeros(states, len(states), end)
-                    self._room[i][:, :, :start] = states[:, :, :start]
+            if self._right + width > self._room[0].shape[-2]:
+                self._move(slice(None))
+            self._right += width
             for states, new in zip(self._room, (key_states, value_states), strict=True):
-                states[:, :, start:end] = new
-        self.keys, self.values = (states[:, :, :end] for states in self._room)
+                states[:, :, self._right - width : self._right] = new
+        return self._show()
+
+    def replace(self, slots: torch.Tensor, fresh: DynamicLayer) -> None:
+        """Put the rows of ``fresh`` in the place of others, against the right edge."""
+        width = fresh.keys.shape[-2]
+        for states, new in zip(self._room, (fresh.keys, fresh.values), strict=True):
+            states[slots, :, self._right - width : self._right] = new
+
+    def trim(self, drop: int, kept: torch.Tensor | None) -> None:
+        """Drop the first columns, and all rows but ``kept`` unless it is ``None``."""
+        self._left += drop
+        if kept is not None:
+            self._move(kept)
+        self._show()
+
+    def _move(self, rows: torch.Tensor | slice) -> None:
+        used = [states[rows, :, self._left : self._right] for states in self._room]
+        width = used[0].shape[-2]
+        # Zeros, not empty memory: masked columns have weight 0, and 0 times NaN is NaN.
+        spare = (*used[0].shape[:2], max(32, width // 4), used[0].shape[3])
+        self._room = tuple(torch.cat([states, states.new_zeros(spare)], dim=2) for states in used)
+        self._left, self._right = 0, width
+
+    def _show(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys, self.values = (states[:, :, self._left : self._right] for states in self._room)
         return self.keys, self.values
-
-    def rebuild(self, kept: torch.Tensor, drop: int, fresh: DynamicLayer | None) -> None:
-        """Keep some rows, drop the first columns, and append the rows of ``fresh`` against the right edge."""
-        room = []
-        for states, new in ((self.keys, fresh and fresh.keys), (self.values, fresh and fresh.values)):
-            rows, width = len(kept), states.shape[-2] - drop
-            grown = _zeros(states, rows + (0 if new is None else len(new)), width)
-            grown[:rows, :, :width] = states[kept, :, drop:]
-            if new is not None:
-                grown[rows:, :, width - new.shape[-2] : width] = new
-            room.append(grown)
-        self._room = room
-        self.keys, self.values = (states[:, :, :width] for states in room)
-
-
-def _zeros(states: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-    """Memory for keys or values with spare columns. Zeros: masked columns have weight 0, and 0 times NaN is
-    NaN.
-    """
-    return states.new_zeros(rows, states.shape[1], width + max(32, width // 4), states.shape[3])
 
 
 class _Batch:
@@ -231,13 +228,15 @@ class _Batch:
         self.ends = torch.tensor(sorted(self.end_ids), device=self.device)
         pad = lm.tokenizer.pad_token_id
         self.pad = pad if pad is not None else min(self.end_ids, default=0)
+        config = lm.model.config.get_text_config()
+        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        windows |= {getattr(config, "sliding_window", None)} - {None}
+        self.full_attention = config._attn_implementation == "sdpa" and not windows
         self.forcing = decoding.forced_thought_tokens > 0
         if self.forcing:
             (close,) = lm.encode([lm.chat.think_close])
             if len(close) != 1:
-                raise SaferlrmError(
-                    f"{lm.chat.think_close} is not one token here, so thoughts cannot be forced longer"
-                )
+                raise SaferlrmError(f"{lm.chat.think_close} is not one token here, so thoughts cannot be forced longer")
             self.close = close[0]
             self.wait = torch.tensor(lm.encode([decoding.wait])[0], device=self.device)
             if not len(self.wait):
@@ -250,23 +249,20 @@ class _Batch:
         waiting = sorted(range(len(self.ids)), key=lambda row: -len(self.ids[row]))
         if not waiting:
             return
-        self.state = self._admit(waiting[:batch_size])
+        self.cache, self.mask, self.state = self._admit(waiting[:batch_size])
         waiting = waiting[batch_size:]
-        while True:
+        while len(self.state["row"]):
             self._step()
             row, ended = self.state["row"], self.state["ended"]
             if int(ended.sum()) < max(1, len(row) // _REFILL):
                 continue
-            for i in ended.nonzero()[:, 0].tolist():
+            slots = ended.nonzero()[:, 0]
+            for i in slots.tolist():
                 yield int(row[i]), self.state["written"][i, : int(self.state["count"][i])].tolist()
-            kept = (~ended).nonzero()[:, 0]
-            free = batch_size - len(kept)
-            if not len(kept) and not waiting:
-                return
-            self._exchange(kept, waiting[:free])
-            waiting = waiting[free:]
+            self._exchange(slots, waiting[: len(slots)])
+            waiting = waiting[len(slots) :]
 
-    def _admit(self, rows: list[int]) -> dict[str, torch.Tensor]:
+    def _admit(self, rows: list[int]) -> tuple[Cache, torch.Tensor, dict[str, torch.Tensor]]:
         """Read new prompts up to their last token; that one is fed in the next step, together with the other
         rows.
         """
@@ -277,8 +273,8 @@ class _Batch:
             tokens[i, width - len(self.ids[row]) + 1 :] = torch.tensor(self.ids[row][:-1])
         lengths, tokens = lengths.to(self.device), tokens.to(self.device)
         mask = torch.arange(width, device=self.device) > (width - lengths)[:, None]
-        self.cache, self.mask = Cache(layer_class_to_replicate=_Layer), mask
-        self._forward(tokens, (mask.cumsum(1) - 1).clamp(min=0))
+        cache = Cache(layer_class_to_replicate=_Layer)
+        self._forward(tokens, (mask.cumsum(1) - 1).clamp(min=0), mask, cache)
         n_new, zeros = self.decoding.max_new_tokens, torch.zeros_like(lengths)
         state = {
             "row": torch.tensor(rows, device=self.device),
@@ -291,33 +287,31 @@ class _Batch:
             "written": torch.zeros(len(rows), n_new + 1, dtype=torch.long, device=self.device),
         }
         if self.decoding.temperature > 0:
-            draws = np.stack(
-                [np.random.default_rng(self.keys[row]).random(n_new, dtype=np.float32) for row in rows]
-            )
+            draws = np.stack([np.random.default_rng(self.keys[row]).random(n_new, dtype=np.float32) for row in rows])
             state["uniform"] = torch.from_numpy(draws).to(self.device)
         if self.forcing:
             state["waits"], state["pending"] = zeros, zeros
-        return state
+        return cache, mask, state
 
-    def _exchange(self, kept: torch.Tensor, rows: list[int]) -> None:
-        """Drop all rows but ``kept`` and the columns that only they used, and admit the prompts ``rows``."""
-        if not len(kept):
-            self.state = self._admit(rows)
-            return
-        cache, mask = self.cache, self.mask[kept]
-        drop = int(mask.any(0).int().argmax())
-        mask = mask[:, drop:]
-        state = {key: values[kept] for key, values in self.state.items()}
-        fresh = None
+    def _exchange(self, slots: torch.Tensor, rows: list[int]) -> None:
+        """Put the prompts ``rows`` in the slots of ended rows; drop the slots and columns that stay empty."""
         if rows:
-            admitted, fresh = self._admit(rows), self.cache
-            state = {key: torch.cat([values, admitted[key]]) for key, values in state.items()}
-            mask = torch.cat(
-                [mask, torch.nn.functional.pad(self.mask, (mask.shape[1] - self.mask.shape[1], 0))]
-            )
-        for i, layer in enumerate(cache.layers):
-            layer.rebuild(kept, drop, fresh.layers[i] if fresh else None)
-        self.cache, self.mask, self.state = cache, mask, state
+            taken = slots[: len(rows)]
+            cache, mask, state = self._admit(rows)
+            for layer, fresh in zip(self.cache.layers, cache.layers, strict=True):
+                layer.replace(taken, fresh)
+            self.mask[taken] = torch.nn.functional.pad(mask, (self.mask.shape[1] - mask.shape[1], 0))
+            for key, values in state.items():
+                self.state[key] = self.state[key].index_copy(0, taken, values)
+        kept = None
+        if len(rows) < len(slots):
+            kept = torch.ones_like(self.state["ended"]).index_fill(0, slots[len(rows) :], False).nonzero()[:, 0]
+            self.state = {key: values[kept] for key, values in self.state.items()}
+            self.mask = self.mask[kept]
+        drop = int(self.mask.any(0).int().argmax()) if len(self.mask) else 0
+        self.mask = self.mask[:, drop:]
+        for layer in self.cache.layers:
+            layer.trim(drop, kept)
 
     def _step(self) -> None:
         """Feed every row's token, choose and write down its next one. An ended row goes on, unheard, until it
@@ -325,24 +319,24 @@ class _Batch:
         """
         state, most = self.state, self.decoding.max_new_tokens
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        logits = self._forward(state["token"][:, None], state["position"][:, None])
+        # One new token sees every column of its row: the mask can be given as it is, which spares its construction.
+        mask = self.mask[:, None, None] if self.full_attention else self.mask
+        logits = self._forward(state["token"][:, None], state["position"][:, None], mask, self.cache)
         token = self._choose(logits)
         going = ~state["ended"]
-        state["written"].scatter_(
-            1, state["count"].masked_fill(state["ended"], most)[:, None], token[:, None]
-        )
+        state["written"].scatter_(1, state["count"].masked_fill(state["ended"], most)[:, None], token[:, None])
         state["token"] = token
         state["position"] = state["position"] + going
         state["count"] = state["count"] + going
         state["ended"] = state["ended"] | torch.isin(token, self.ends) | (state["count"] >= state["budget"])
 
-    def _forward(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    def _forward(self, tokens: torch.Tensor, position: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Logits after the last token, shape [rows, vocabulary]; keys and values go to the cache."""
         out = self.lm.model(
             input_ids=tokens,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=position,
-            past_key_values=self.cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
