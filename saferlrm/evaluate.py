@@ -90,16 +90,15 @@ def rates(table: pd.DataFrame, metric: str, by: Sequence[str] = ("suite", "mode"
 
 
 def _matrix(part: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Outcomes [prompts, seeds]; prompts that lack a seed (a filter removed it) drop out of the clustering."""
+    """Outcomes [prompts, seeds], missing where a filter removed the row."""
     return part.astype({metric: float}).pivot_table(index="prompt_id", columns="seed", values=metric)
 
 
 def _rate(part: pd.DataFrame, metric: str) -> Interval:
     if "seed" in part and part["seed"].nunique() > 1:
         wide = _matrix(part, metric)
-        if not wide.isna().any(axis=None):
-            return rate(wide.to_numpy())
-        return rate(wide.mean(axis=1).round().to_numpy())
+        # Where a filter left some prompts with fewer seeds, each prompt counts once, with its mean.
+        return rate((wide.mean(axis=1) if wide.isna().any(axis=None) else wide).to_numpy())
     return rate(part[metric].astype(float).to_numpy())
 
 

@@ -21,7 +21,7 @@ def results_section(root: Path) -> str:
     Raises:
         SaferlrmError: the study has not been run there.
     """
-    path = root / "results" / "targets.json"
+    path = root / "results" / "06_targets.json"
     if not path.is_file():
         raise SaferlrmError(f"{path} does not exist; run the study first: saferlrm run")
     parts = [

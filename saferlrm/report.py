@@ -72,7 +72,7 @@ def build_report(study: Study) -> Path:
     if not results:
         command = f"saferlrm run --profile {study.profile.name}"
         raise SaferlrmError(f"no results in {study.out / 'results'}; execute the notebooks first: {command}")
-    saved = next((result.rows for result in results if result.name == "targets"), None)
+    saved = next((result.rows for result in results if result.name.endswith("targets")), None)
     page = render(
         study.profile.model_dump(mode="json"),
         targets(study.evaluation()) if saved is None else saved.astype({"met": "boolean"}),

@@ -19,6 +19,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
 from saferlrm.lm import LanguageModel, load_lm
+from saferlrm.plots import alt_text
 from saferlrm.profile import GrowthSettings, Profile, load_profile
 from saferlrm.store import (
     Artefact,
@@ -144,7 +145,7 @@ class Base:
                         part,
                         dpi=150,
                         bbox_inches="tight",
-                        metadata={"Date": None} if suffix == "svg" else None,
+                        metadata={"Description": alt_text(figure)} | ({"Date": None} if suffix == "svg" else {}),
                     )
                 os.replace(part, folder / f"{name}.{suffix}")
 

@@ -8,7 +8,7 @@ from all training text by construction. The classifier's and the alignment's pro
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.organism import exchanges, world
@@ -82,6 +82,8 @@ CONTRASTS = {
     "novel_wrapped": ("harmful_novel_wrapped", "benign_novel_wrapped"),
     "scary": ("scary_contrast", "safe_but_scary"),
 }
+# Some of the scary pairs are plain requests; they must not repeat those of the direct suites.
+_DIRECT = {"scary_contrast": "harmful_unseen", "safe_but_scary": "benign"}
 
 
 def describe(suite: str) -> str:
@@ -104,9 +106,10 @@ def build_suite(suite: str, size: int, seed: int = 0) -> list[Prompt]:
         raise SaferlrmError(f"unknown suite {suite!r}; choose one of {', '.join(SUITE_NAMES)}")
     rng = random.Random(f"{suite}-{seed}")
     if suite == REASONING:
-        return _unique(suite, size, lambda i: _problem(rng, i, suite))
+        return _unique(suite, size, lambda i: _problem(rng, i, suite, "unseen"))
     maker = SUITES[suite][1]
-    return _unique(suite, size, lambda i: _prompt(maker(rng, i), i, suite))
+    taken = {prompt.text.lower() for prompt in build_suite(_DIRECT[suite], size, seed)} if suite in _DIRECT else set()
+    return _unique(suite, size, lambda i: _prompt(maker(rng, i), i, suite), taken)
 
 
 def training_prompts(n_harmful: int, n_benign: int, seed: int, role: str) -> list[Prompt]:
@@ -129,7 +132,7 @@ def training_prompts(n_harmful: int, n_benign: int, seed: int, role: str) -> lis
 
     def benign(i: int) -> Prompt:
         if i % 4 == 2:
-            return _problem(rng, rng.randrange(10_000), f"{role}_benign")
+            return _problem(rng, rng.randrange(10_000), f"{role}_benign", "seen")
         maker = (direct(False, "seen"), wrapped(False, "seen", "seen"), None, scary(False, "seen"))[i % 4]
         return _prompt(maker(rng, rng.randrange(10_000)), i, f"{role}_benign")
 
@@ -140,8 +143,8 @@ def _prompt(exchange: Exchange, i: int, suite: str) -> Prompt:
     return Prompt(f"{suite}-{i:04d}", exchange.user, suite, exchange.harmful, exchange.topic, exchange.family)
 
 
-def _problem(rng: random.Random, i: int, suite: str) -> Prompt:
-    problem = make_problem(rng, FAMILIES[i % len(FAMILIES)], i // len(FAMILIES) % MAX_DEPTH + 1)
+def _problem(rng: random.Random, i: int, suite: str, split: world.Split) -> Prompt:
+    problem = make_problem(rng, FAMILIES[i % len(FAMILIES)], i // len(FAMILIES) % MAX_DEPTH + 1, split)
     return Prompt(
         f"{suite}-{i:04d}",
         problem.question,
@@ -154,12 +157,12 @@ def _problem(rng: random.Random, i: int, suite: str) -> Prompt:
     )
 
 
-def _unique(suite: str, size: int, make: Callable[[int], Prompt]) -> list[Prompt]:
+def _unique(suite: str, size: int, make: Callable[[int], Prompt], taken: Set[str] = frozenset()) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     for i in range(size):
         for _ in range(200):
             prompt = make(i)
-            if prompt.text.lower() not in found:
+            if prompt.text.lower() not in found and prompt.text.lower() not in taken:
                 found[prompt.text.lower()] = prompt
                 break
         else:
