@@ -196,6 +196,13 @@ def test_compared_cells_together() -> None:
     assert sum(CHECKED in tags(cell) for path in PATHS for cell in code_cells(path)) >= MIN_CHECKED_TOTAL
 
 
+def test_no_cell_ends_by_showing_a_path() -> None:
+    """``save_table`` returns where it wrote; as the last line of a cell that would be printed."""
+    for path in PATHS:
+        for cell in code_cells(path):
+            assert not cell.source.rstrip().splitlines()[-1].startswith("study.save_"), cell.id
+
+
 def test_links_between_notebooks_lead_somewhere() -> None:
     for path in PATHS:
         for cell in read(path).cells:

@@ -86,6 +86,7 @@ def test_suites_of_the_unseen_are_about_unseen_things(suites: dict[str, list[Pro
     things = {t.name for t in world.select(split="unseen")}
     for group in (world.PEOPLE, world.PESTS, world.BUILDINGS, world.HEROES):
         things |= set(world.fillers(group, "unseen"))
+    things |= {f"the {person}" for person in world.fillers(world.PEOPLE, "unseen")}
     assert {p.topic for p in suites[suite]} <= things
 
 

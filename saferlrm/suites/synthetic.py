@@ -82,8 +82,14 @@ CONTRASTS = {
     "novel_wrapped": ("harmful_novel_wrapped", "benign_novel_wrapped"),
     "scary": ("scary_contrast", "safe_but_scary"),
 }
-# Some of the scary pairs are plain requests; they must not repeat those of the direct suites.
-_DIRECT = {"scary_contrast": "harmful_unseen", "safe_but_scary": "benign"}
+# Some scary pairs are plain requests, and obfuscation by capitals leaves the words as they are: neither may repeat a
+# prompt of the suites named here.
+_APART_FROM: dict[str, tuple[str, ...]] = {
+    "harmful_novel_wrapped": ("harmful_unseen",),
+    "scary_contrast": ("harmful_unseen", "harmful_novel_wrapped"),
+    "benign_novel_wrapped": ("benign",),
+    "safe_but_scary": ("benign", "benign_novel_wrapped"),
+}
 
 
 def describe(suite: str) -> str:
@@ -108,7 +114,8 @@ def build_suite(suite: str, size: int, seed: int = 0) -> list[Prompt]:
     if suite == REASONING:
         return _unique(suite, size, lambda i: _problem(rng, i, suite, "unseen"))
     maker = SUITES[suite][1]
-    taken = {prompt.text.lower() for prompt in build_suite(_DIRECT[suite], size, seed)} if suite in _DIRECT else set()
+    others = (build_suite(other, size, seed) for other in _APART_FROM.get(suite, ()))
+    taken = {prompt.text.lower() for prompts in others for prompt in prompts}
     return _unique(suite, size, lambda i: _prompt(maker(rng, i), i, suite), taken)
 
 
