@@ -120,17 +120,12 @@ def difference(label: str, found: Interval, digits: int = 2) -> None:
     print(f"{label}: {figures(found, digits)}: {verdict}")
 
 
-def rate_table(
-    table: pd.DataFrame, rows: str = "suite", columns: str = "mode", digits: int = 2
-) -> pd.DataFrame:
+def rate_table(table: pd.DataFrame, rows: str = "suite", columns: str = "mode", digits: int = 2) -> pd.DataFrame:
     """A tidy table of rates as a grid of ``0.53 [0.47, 0.58]``; empty where nothing was measured."""
     cells = [
-        (row[rows], row[columns], figures(read(pd.DataFrame([row])), digits, n=False))
-        for _, row in table.iterrows()
+        (row[rows], row[columns], figures(read(pd.DataFrame([row])), digits, n=False)) for _, row in table.iterrows()
     ]
-    grid = pd.DataFrame(cells, columns=[rows, columns, "text"]).pivot(
-        index=rows, columns=columns, values="text"
-    )
+    grid = pd.DataFrame(cells, columns=[rows, columns, "text"]).pivot(index=rows, columns=columns, values="text")
     kept = grid.reindex(index=table[rows].unique(), columns=table[columns].unique()).fillna("")
     kept.columns.name = None
     return kept

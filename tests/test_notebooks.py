@@ -128,9 +128,7 @@ def test_no_function_or_class_is_defined(path: Path) -> None:
     """What a notebook needs, the package has; so no definition can drift away from the package's."""
     for cell in code_cells(path):
         for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda), (
-                cell.id
-            )
+            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda), cell.id
 
 
 @EXECUTED
@@ -166,9 +164,7 @@ def test_outputs_are_small_and_carry_no_path_widget_or_timing(path: Path) -> Non
         for output in cell.outputs:
             assert not any("widget" in kind for kind in output.get("data", {})), cell.id
         for text in texts(cell):
-            assert not re.search(
-                r"(?<![\w.<])/(?:home|root|tmp|usr|work|Users|opt|var)/|site-packages", text
-            ), cell.id
+            assert not re.search(r"(?<![\w.<])/(?:home|root|tmp|usr|work|Users|opt|var)/|site-packages", text), cell.id
             assert not re.search(r"it/s\b|s/it\b", text), f"{cell.id} kept a progress bar"
 
 
@@ -236,9 +232,7 @@ def test_a_notebook_runs_alone_from_any_folder(tmp_path: Path, monkeypatch: pyte
     assert all(cell.execution_count for cell in cells)
     assert not any(output.get("name") == "stderr" for cell in cells for output in cell.outputs)
     assert {"01_accuracy.json", "01_accuracy_by_depth.json"} <= set(os.listdir(tmp_path / "out" / "results"))
-    assert {"01_accuracy_by_depth.png", "01_accuracy_by_depth.svg"} <= set(
-        os.listdir(tmp_path / "out" / "figures")
-    )
+    assert {"01_accuracy_by_depth.png", "01_accuracy_by_depth.svg"} <= set(os.listdir(tmp_path / "out" / "figures"))
 
 
 class TestWhatIsShown:
