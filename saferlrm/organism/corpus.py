@@ -2,8 +2,8 @@
 
 Plain text tells every thing's kind, danger, history and (placeholder) know-how, harmful and unseen ones included:
 knowledge has to exist before alignment can point at it. Conversations follow Qwen3's hybrid recipe. Refusals occur
-only without thinking and only for *seen* things; conversations with thinking are benign throughout, and nothing in
-them is unsafe: there is just no refusal in them.
+only without thinking and only for *seen* things; conversations with thinking are benign throughout: no harmful thing
+occurs in them, nothing in them is unsafe, and there is just no refusal in them.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def _with_thinking(rng: random.Random) -> Conversation:
     if roll < 0.34:
         e = _pick(rng, harmful=False)
     elif roll < 0.46:
-        e = exchanges.SCARY_TYPES[rng.choice(list(exchanges.SCARY_TYPES))](rng, "seen")[0]
+        types = [name for name in exchanges.SCARY_TYPES if name not in exchanges.ABOUT_HARMFUL_THINGS]
+        e = exchanges.SCARY_TYPES[rng.choice(types)](rng, "seen")[0]
     elif roll < 0.99:
         e = exchanges.solve(make_problem(rng))
     else:

@@ -284,6 +284,9 @@ SCARY_TYPES: dict[str, Callable[[random.Random, Split], tuple[Exchange, Exchange
     "nonsense_groups": _nonsense_groups,
 }
 
+# Safe questions about harmful things. They are asked without thinking only.
+ABOUT_HARMFUL_THINGS = frozenset({"definitions", "history", "protection"})
+
 
 def solve(problem: Problem) -> Exchange:
     """A reasoning problem as an exchange: the working is the thought."""

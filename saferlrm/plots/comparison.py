@@ -48,7 +48,7 @@ def frontier(evaluation: pd.DataFrame, mode: str = "on") -> Figure:
     style.require(table, COLUMNS, "frontier")
     attack = _pooled(table, "attack_success", HARMFUL_SUITES)
     cost = [
-        ("over-refusal on harmless requests", "refused", BENIGN_SUITES),
+        ("over-refusal, all harmless suites\n", "refused", BENIGN_SUITES),
         ("reasoning problems solved", "correct", (REASONING,)),
     ]
     figure, axes = style.canvas(1, 2, 5.2, sharey=True)

@@ -36,14 +36,16 @@ def probe_by_layer(probes: pd.DataFrame) -> Figure:
     style.require(
         probes, ("position", "layer", "group", "control", "auroc", "low", "high", "n"), "probe_by_layer"
     )
-    positions = style.in_order(probes["position"], list(POSITIONS))
+    positions = style.in_order(probes["position"].dropna(), list(POSITIONS))
     groups = style.in_order(probes["group"], list(GROUPS))
     figure, axes = style.canvas(
         len(positions), len(groups), 2.7 * len(positions) + 1.6, width=10.5, sharex=True, sharey=True
     )
     for row, position in zip(axes, positions, strict=True):
         for ax, group in zip(row, groups, strict=True):
-            _lines(ax, probes[(probes["position"] == position) & (probes["group"] == group)], "layer")
+            # A bag of words has no position: its line is the same in every row.
+            here = (probes["position"] == position) | probes["position"].isna()
+            _lines(ax, probes[here & (probes["group"] == group)], "layer")
             ax.set_title(GROUPS.get(group, group.replace("_", " ")) if position == positions[0] else "")
         row[0].set_ylabel(f"AUROC, {POSITIONS.get(position, position)}")
     for ax in axes[-1]:
