@@ -211,6 +211,18 @@ def grow(
 
 
 @app.command()
+def refresh(
+    only: Annotated[str, typer.Option(help="Numbers of the notebooks, e.g. 02,03; all by default.")] = "",
+) -> None:
+    """Execute the notebooks in place and renew the outputs that readers see."""
+    from saferlrm.refresh import notebooks
+    from saferlrm.refresh import refresh as refresh_notebooks
+
+    for path, seconds, peak in refresh_notebooks(notebooks([n for n in only.split(",") if n])):
+        typer.echo(f"{path.name}: {seconds:.1f} s, peak {peak:.0f} MB")
+
+
+@app.command()
 def ship() -> None:
     """Copy the finished stages of the default profile into results/artefacts, for the repository."""
     from saferlrm.ship import ship as ship_stages
