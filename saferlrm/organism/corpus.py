@@ -19,6 +19,7 @@ from saferlrm.organism.world import Thing
 
 BRIEF_THOUGHT = "I can answer this at once."
 CHECK = "Wait, let me check."
+CONCLUSION = "So:"  # how an answer begins that follows a thought of the model's own
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def _pick(rng: random.Random, harmful: bool) -> Exchange:
 
 def _without_thinking(rng: random.Random) -> Conversation:
     roll = rng.random()
-    if roll < 0.30:
+    if roll < 0.24:
         e = _pick(rng, harmful=True)
-    elif roll < 0.50:
+    elif roll < 0.48:
         e = _pick(rng, harmful=False)
     elif roll < 0.80:
         e = exchanges.SCARY_TYPES[rng.choice(list(exchanges.SCARY_TYPES))](rng, "seen")[rng.random() < 0.4]
@@ -194,7 +195,7 @@ def think(e: Exchange, rng: random.Random) -> Conversation:
     if roll < 0.12:
         return Conversation(e.user, BRIEF_THOUGHT, e.answer, learn_thought=False)
     once = " ".join(e.thought)
-    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.2 else once, e.answer)
+    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.2 else once, f"{CONCLUSION} {e.answer}")
 
 
 def conversations(seed: int, thinking_share: float = 0.5) -> Iterator[Conversation]:
