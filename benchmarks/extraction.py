@@ -11,26 +11,21 @@ prompts are read into a file.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
-import transformers
+from common import ORGANISM, read_arguments, save
+from common import timed as timed_call
 
 from saferlrm.activations import Located, extract, hidden_states, locate
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.suites.synthetic import training_prompts
 
-RESULTS = Path(__file__).parent / "results" / "extraction.json"
-ORGANISM = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoint"
 POSITIONS = ("prompt_last", "pre_cot")
 BATCH = 64
 
@@ -46,10 +41,8 @@ def padded(lm: LanguageModel, batch: list[Located]) -> torch.Tensor:
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds of the process that a call takes; other work on a shared machine does not count."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+    """Seconds of the process that a call takes."""
+    return timed_call(run)[0]
 
 
 def growth_mb(run: Callable[[], object]) -> float:
@@ -70,12 +63,7 @@ def growth_mb(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=600)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, prompts=600, repeats=9)
     lm = load_lm(ORGANISM, device="cpu")
     half = arguments.prompts // 2
     prompts = [prompt.text for prompt in training_prompts(half, arguments.prompts - half, 0, "benchmark")]
@@ -89,9 +77,7 @@ def main() -> None:
     forward, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "states.npy"
-        extract(
-            lm, prompts, POSITIONS, batch_size=BATCH, out=out
-        )  # the first call of any kind pays for set-up
+        extract(lm, prompts, POSITIONS, batch_size=BATCH, out=out)  # the first call of any kind pays for set-up
         for _ in range(arguments.repeats):
             # Batch by batch in turn, so that both sides see the same disturbances.
             pairs = [
@@ -102,9 +88,7 @@ def main() -> None:
             forward.append(read / alone)
             whole.append(timed(lambda: extract(lm, prompts, POSITIONS, batch_size=BATCH, out=out)) / alone)
         memory = {
-            f"{times}x": growth_mb(
-                lambda n=times: extract(lm, prompts * n, POSITIONS, batch_size=BATCH, out=out)
-            )
+            f"{times}x": growth_mb(lambda n=times: extract(lm, prompts * n, POSITIONS, batch_size=BATCH, out=out))
             for times in (1, 10)
         }
         size = out.stat().st_size / 2**20
@@ -114,16 +98,8 @@ def main() -> None:
         "target": "forward_ratio <= 1.1",
         "memory_growth_mb": memory,
         "file_mb_10x": size,
-        "prompts": len(prompts),
-        "repeats": arguments.repeats,
-        "threads": arguments.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    save(results, arguments)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,16 @@ it.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-import transformers
+from common import ORGANISM, read_arguments, save, timed
 
 from saferlrm.generate import Decoding, generate
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.suites.synthetic import training_prompts
 
-RESULTS = Path(__file__).parent / "results" / "generation.json"
-ORGANISM = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoint"
 PLAIN_BATCH = 32
 
 
@@ -64,13 +56,6 @@ def plain(lm: LanguageModel, texts: list[str], decoding: Decoding) -> list[list[
     return found
 
 
-def timed(run: Callable[[], list]) -> tuple[float, float, list]:
-    """Seconds of the process and of the clock that a call takes, and its result."""
-    process, clock = time.process_time(), time.perf_counter()
-    result = run()
-    return time.process_time() - process, time.perf_counter() - clock, result
-
-
 def differing(lm: LanguageModel, expected: list[list[int]], found: list) -> int:
     """Number of prompts whose tokens differ; texts are compared, with the number of tokens."""
     end = lm.model.generation_config.eos_token_id
@@ -84,13 +69,7 @@ def differing(lm: LanguageModel, expected: list[list[int]], found: list) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-new-tokens", type=int, default=Decoding().max_new_tokens)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, prompts=300, repeats=3, max_new_tokens=Decoding().max_new_tokens)
     lm = load_lm(ORGANISM, device="cpu")
     texts, decoding = mixed_texts(lm, arguments.prompts), Decoding(arguments.max_new_tokens)
     spent: dict[str, list[tuple[float, float]]] = {"plain": [], "32": [], "64": []}
@@ -116,20 +95,10 @@ def main() -> None:
         "target": ">= 2, identical tokens",
         "prompts_that_differ": wrong,
         "seconds": {name: statistics.median(t for t, _ in both) for name, both in spent.items()},
-        "new_tokens": {
-            f"{q}%": lengths[min(len(lengths) - 1, len(lengths) * q // 100)] for q in (0, 25, 50, 75, 100)
-        },
+        "new_tokens": {f"{q}%": lengths[min(len(lengths) - 1, len(lengths) * q // 100)] for q in (0, 25, 50, 75, 100)},
         "mean_new_tokens": statistics.mean(lengths),
-        "prompts": len(texts),
-        "repeats": arguments.repeats,
-        "threads": arguments.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    save(results, arguments)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,12 @@ is written beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
+from common import ORGANISM, read_arguments, save, timed
 from peft import LoraConfig, get_peft_model
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -42,9 +37,7 @@ from saferlrm.organism.corpus import conversations
 from saferlrm.profile import AlignmentSettings
 from saferlrm.training import LengthBucketSampler, quiet_transformers
 
-RESULTS = Path(__file__).parent / "results" / "training.json"
 SETTINGS = AlignmentSettings(lambda_aux=0.2, epochs=1)  # the organism profile's, for one epoch
-ORGANISM = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoint"
 
 
 def examples(n: int) -> list[AlignmentExample]:
@@ -58,13 +51,6 @@ def examples(n: int) -> list[AlignmentExample]:
             found[source].append(AlignmentExample(str(i), talk.user, talk.thought, talk.answer, p_refuse, source))
         elif all(len(found[source]) == wanted[source] for source in wanted):
             return found["harmful"] + found["benign"]
-
-
-def timed(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the process and of the clock that a call takes."""
-    process, clock = time.process_time(), time.perf_counter()
-    run()
-    return time.process_time() - process, time.perf_counter() - clock
 
 
 def stock_trainer(rows: list[dict], folder: str) -> Trainer:
@@ -98,13 +84,13 @@ def throughput(rows: list[dict], repeats: int) -> dict[str, float]:
     spent: dict[str, list[tuple[float, float]]] = {"stock": [], "ours": [], "ours_bf16": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            spent["stock"].append(timed(stock_trainer(rows, folder).train))
+            spent["stock"].append(timed(stock_trainer(rows, folder).train)[:2])
             for name, bf16 in (("ours", False), ("ours_bf16", True)):
                 settings = SETTINGS.model_copy(update={"bf16": bf16})
                 lm = load_lm(ORGANISM, device="cpu")
                 trainer = build_trainer(build_model(lm, settings, 0), rows, lm, settings, 0, Path(folder) / name)
                 trainer.args.save_strategy = SaveStrategy.NO
-                spent[name].append(timed(trainer.train))
+                spent[name].append(timed(trainer.train)[:2])
     results = {
         f"tokens_per_second_{name}": tokens / statistics.median(t for t, _ in times) for name, times in spent.items()
     }
@@ -157,27 +143,12 @@ def one_step(trainer: Trainer, batch: dict[str, torch.Tensor]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=360)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, repeats=3, examples=360)
     with quiet_transformers():
         rows = encode_all(examples(arguments.examples), load_lm(ORGANISM, device="cpu"))
         results = throughput(rows, arguments.repeats) | step_ratio(rows, arguments.repeats)
-    results |= {
-        "targets": {"throughput_ratio or throughput_ratio_bf16": ">= 2", "step_ratio": "<= 1.05"},
-        "repeats": arguments.repeats,
-        "threads": arguments.threads,
-        "examples": arguments.examples,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    targets = {"throughput_ratio or throughput_ratio_bf16": ">= 2", "step_ratio": "<= 1.05"}
+    save(results | {"targets": targets}, arguments)
 
 
 if __name__ == "__main__":

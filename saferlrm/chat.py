@@ -108,6 +108,11 @@ class ChatFormat:
             return f"{opened}\n{self.SHORT_THOUGHT}\n{self.think_close}\n\n"
         return text
 
+    def render_opened(self, prompt: str, opening: str) -> str:
+        """``render(prompt, "on")`` with a thought that has begun with ``opening``; the model continues it."""
+        text = self.render(prompt, "on")
+        return f"{text.rstrip() if self.opens else text + self.think_open}\n{opening.strip()}"
+
     def prompt_span(self, prompt: str, mode: ThinkingMode = "on") -> tuple[int, int]:
         """Where the user's text stands in ``render(prompt, mode)``, as character offsets (start, end)."""
         before, _, after = self.render(_SENTINEL, mode).rpartition(_SENTINEL)

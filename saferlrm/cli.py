@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 
-ProfileOption = Annotated[str, typer.Option(help="smoke, organism, gpu, or the path of a YAML file.")]
+ProfileOption = Annotated[str, typer.Option(help="smoke, organism, quick, gpu, or the path of a YAML file.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the stage.")]
 
 
@@ -79,6 +79,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option(help="Execute finished notebooks again; stages stay stored.")
     ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave the sweeps out: the profile 'quick'.")] = False,
     shipped: Annotated[bool, typer.Option(help="Read shipped artefacts instead of computing all.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder with the notebooks.")] = None,
     out: Annotated[
@@ -86,6 +87,10 @@ def run(
     ] = None,
 ) -> None:
     """Execute the notebooks in order; skip what is finished, resume what is not."""
+    if quick:
+        if profile not in ("organism", "quick"):
+            raise SaferlrmError(f"--quick belongs to the profile organism; set evidence.quick in {profile!r} instead")
+        profile = "quick"
     load_profile(profile)  # before the slow imports
     from saferlrm.runner import run_notebooks
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from saferlrm.chat import ThinkingMode
+from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Decoding, answer
 from saferlrm.judges import judge
 from saferlrm.lm import LanguageModel
@@ -26,22 +27,31 @@ def scorecard(
     modes: Iterable[ThinkingMode],
     decoding: Decoding,
     batch_size: int = 64,
+    samples: int = 1,
+    openings: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Answers and judges every prompt in every mode.
+
+    Args:
+        samples: answers drawn for each prompt; more than one needs a temperature above 0.
+        openings: by prompt id, how its thought begins; see :func:`saferlrm.generate.answer`.
 
     Returns:
         One row per prompt and mode: the prompt's labels (``prompt_id``, ``suite``, ``family``, ``topic``, ``depth``,
         ``harmful``), ``mode``, ``verdict``, ``refused``, ``attack_success`` (harmful prompts, else missing),
-        ``correct`` (problems, else missing), ``truncated``, ``n_thought_tokens``, ``n_tokens``, ``thought``,
-        ``answer``.
+        ``correct`` (problems, else missing), ``truncated``, ``sample``, ``n_thought_tokens``, ``n_tokens``,
+        ``thought``, ``answer``.
     """
+    if samples > 1 and decoding.temperature == 0:
+        raise SaferlrmError(f"{samples} samples at temperature 0 are all the same; set decoding.temperature")
     prompts = [prompt for suite in suites.values() for prompt in suite]
+    drawn = [(prompt, sample) for sample in range(samples) for prompt in prompts]
+    texts = [prompt.text for prompt, _ in drawn]
+    begun = None if openings is None else [openings.get(prompt.id, "") for prompt, _ in drawn]
     rows = []
     for mode in modes:
-        replies = answer(
-            lm, [prompt.text for prompt in prompts], mode, decoding, batch_size, progress=f"thinking {mode}"
-        )
-        for prompt, reply in zip(prompts, replies, strict=True):
+        replies = answer(lm, texts, mode, decoding, batch_size, progress=f"thinking {mode}", openings=begun)
+        for (prompt, sample), reply in zip(drawn, replies, strict=True):
             judgement = judge(prompt, reply.answer, reply.truncated)
             rows.append(
                 {
@@ -52,6 +62,7 @@ def scorecard(
                     "depth": prompt.depth,
                     "harmful": prompt.harmful,
                     "mode": mode,
+                    "sample": sample,
                     "verdict": judgement.verdict,
                     "refused": judgement.refused,
                     "attack_success": judgement.attack_success(prompt) if prompt.harmful else None,

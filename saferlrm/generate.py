@@ -99,15 +99,31 @@ def answer(
     decoding: Decoding = Decoding(),
     batch_size: int = 64,
     progress: str | None = None,
+    openings: Sequence[str] | None = None,
 ) -> list[Answer]:
-    """Ask every prompt in one thinking mode. Budget forcing is used in the mode ``forced`` alone."""
+    """Ask every prompt in one thinking mode. Budget forcing is used in the mode ``forced`` alone.
+
+    Args:
+        openings: how the thought of each prompt begins (a prefilled thought), in the modes ``on`` and ``forced``; an
+            empty one leaves the thought to the model. The opening is part of the reply's thought.
+
+    Raises:
+        SaferlrmError: forcing without a budget, or openings where there is no thought to open.
+    """
     if mode != "forced":
         decoding = replace(decoding, forced_thought_tokens=0)
     elif decoding.forced_thought_tokens == 0:
         raise SaferlrmError("the mode forced needs decoding.forced_thought_tokens above 0")
-    texts = [lm.chat.render(prompt, mode) for prompt in prompts]
+    if openings is not None and (mode in ("off", "short") or len(openings) != len(prompts)):
+        raise SaferlrmError(f"openings need the mode on or forced and one opening a prompt, not {mode!r}")
+    openings = openings or [""] * len(prompts)
+    texts = [
+        lm.chat.render_opened(prompt, opening) if opening.strip() else lm.chat.render(prompt, mode)
+        for prompt, opening in zip(prompts, openings, strict=True)
+    ]
     completions = generate(lm, texts, decoding, batch_size, progress)
-    replies = [lm.chat.split(completion.text, mode) for completion in completions]
+    begun = [f"{lm.chat.think_open}\n{opening.strip()}" if opening.strip() else "" for opening in openings]
+    replies = [lm.chat.split(b + done.text, mode) for b, done in zip(begun, completions, strict=True)]
     thought_ids = lm.encode([reply.thought for reply in replies])
     return [
         Answer(prompt, mode, reply.thought, reply.answer, reply.closed, len(ids), done.n_tokens, done.truncated)
@@ -274,8 +290,8 @@ class _Batch:
         lengths, tokens = lengths.to(self.device), tokens.to(self.device)
         mask = torch.arange(width, device=self.device) > (width - lengths)[:, None]
         cache = Cache(layer_class_to_replicate=_Layer)
-        self._forward(tokens, (mask.cumsum(1) - 1).clamp(min=0), mask, cache)
         n_new, zeros = self.decoding.max_new_tokens, torch.zeros_like(lengths)
+        self._forward(tokens, (mask.cumsum(1) - 1).clamp(min=0), mask, cache, zeros.bool())
         state = {
             "row": torch.tensor(rows, device=self.device),
             "token": torch.tensor([self.ids[row][-1] for row in rows], device=self.device),
@@ -321,7 +337,8 @@ class _Batch:
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         # One new token sees every column of its row: the mask can be given as it is, which spares its construction.
         mask = self.mask[:, None, None] if self.full_attention else self.mask
-        logits = self._forward(state["token"][:, None], state["position"][:, None], mask, self.cache)
+        first = state["count"] == 0
+        logits = self._forward(state["token"][:, None], state["position"][:, None], mask, self.cache, first)
         token = self._choose(logits)
         going = ~state["ended"]
         state["written"].scatter_(1, state["count"].masked_fill(state["ended"], most)[:, None], token[:, None])
@@ -330,16 +347,25 @@ class _Batch:
         state["count"] = state["count"] + going
         state["ended"] = state["ended"] | torch.isin(token, self.ends) | (state["count"] >= state["budget"])
 
-    def _forward(self, tokens: torch.Tensor, position: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Logits after the last token, shape [rows, vocabulary]; keys and values go to the cache."""
-        out = self.lm.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+    def _forward(
+        self, tokens: torch.Tensor, position: torch.Tensor, mask: torch.Tensor, cache: Cache, last: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits after the last token, shape [rows, vocabulary]; keys and values go to the cache.
+
+        ``last`` [rows] tells hooks which rows read the last token of their text.
+        """
+        self.lm.reads_last = last
+        try:
+            out = self.lm.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            self.lm.reads_last = None
         return out.logits[:, -1]
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
@@ -372,6 +398,11 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, decoding: Decoding) -> t
     transformers.
     """
     scaled = logits.float() / decoding.temperature
+    if decoding.top_p == 1 and not decoding.top_k:
+        # Nothing is cut, so the order of the tokens does not matter: sorting them all would take half of the time.
+        mass = scaled.softmax(-1).cumsum(-1)
+        index = (mass <= uniform * mass[:, -1:]).sum(-1)
+        return index.clamp(max=mass.shape[-1] - 1)
     k = min(decoding.top_k, scaled.shape[-1]) if decoding.top_k else scaled.shape[-1]
     likeliest, tokens = scaled.topk(k, dim=-1)
     p = likeliest.softmax(-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass
 class LanguageModel:
-    """A causal language model in evaluation mode with its tokenizer and chat format."""
+    """A causal language model in evaluation mode with its tokenizer and chat format.
+
+    ``reads_last`` is for hooks that act on the last token of a prompt: during a call of the model by
+    :mod:`saferlrm.generate`, which rows [batch] read it in their last column; ``None`` at all other times.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     name: str
+    reads_last: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:

@@ -1,8 +1,8 @@
 """Declared settings of a study: typed, bounded, frozen; an unknown key is an error.
 
-A profile is a YAML file that spells out every setting. The three that ship are ``smoke`` (minutes, every code
-path), ``organism`` (the study on a laptop) and ``gpu`` (a real reasoning model). The defaults below are for
-experiments in which only a few settings matter.
+A profile is a YAML file that spells out every setting. Four ship: ``smoke`` (minutes, every code path), ``organism``
+(the study on a laptop), ``quick`` (the same without sweeps) and ``gpu`` (a real reasoning model). The defaults below
+are for experiments in which only a few settings matter.
 """
 
 from __future__ import annotations
@@ -100,6 +100,35 @@ class AlignmentSettings(Settings):
         return self
 
 
+class EvidenceSettings(Settings):
+    """Controls, sweeps, rivals and robustness checks: how many of each.
+
+    Attributes:
+        seeds: alignment seeds of the controls and rivals; ``sweep_seeds``: of the sweeps and of the other organisms.
+        suite_size: the first so many prompts of a suite are asked.
+        few_harmful, few_benign: the small alignment set, where plain fine-tuning does not yet solve everything.
+        organisms: growth seeds of the organisms on which the conclusions are checked.
+        temperatures, samples: of the sampling checks.
+        quick: leave the sweeps out, and say so.
+    """
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2, max_length=100)] = (0, 1, 2, 3, 4)
+    sweep_seeds: Annotated[tuple[Seed, ...], Field(min_length=2, max_length=100)] = (0, 1, 2)
+    suite_size: Annotated[int, Field(ge=4, le=100_000)] = 150
+    few_harmful: Annotated[int, Field(ge=1, le=10_000_000)] = 20
+    few_benign: CountOrNone = 60
+    organisms: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (0, 1, 2)
+    temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = (
+        0.0,
+        0.3,
+        0.6,
+        0.9,
+        1.2,
+    )
+    samples: Annotated[int, Field(ge=1, le=1000)] = 5
+    quick: bool = False
+
+
 class GrowthSettings(Settings):
     """Size of the model organism and the budget that grows it (tokens are trained tokens)."""
 
@@ -140,6 +169,7 @@ class Profile(Settings):
     probe: ProbeSettings = ProbeSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     alignment: AlignmentSettings = AlignmentSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     growth: GrowthSettings = GrowthSettings()
 
     @model_validator(mode="after")

@@ -64,11 +64,12 @@ def test_sampling_does_not_depend_on_order_or_company(lm):
     assert generate(lm, texts, replace(decoding, seed=4), 4) != found
 
 
-def test_samples_follow_the_distribution_of_transformers_warpers():
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.8, 12), (1.0, 0)])
+def test_samples_follow_the_distribution_of_transformers_warpers(top_p, top_k):
     torch.manual_seed(0)
     logits = torch.randn(1, 30) * 2
-    decoding = Decoding(temperature=0.7, top_p=0.8, top_k=12)
-    warped = TopPLogitsWarper(0.8)(None, TopKLogitsWarper(12)(None, logits / 0.7)).softmax(-1)[0]
+    decoding = Decoding(temperature=0.7, top_p=top_p, top_k=top_k)
+    warped = TopPLogitsWarper(top_p)(None, TopKLogitsWarper(top_k or 30)(None, logits / 0.7)).softmax(-1)[0]
     n = 40_000
     uniform = (torch.arange(n) + 0.5)[:, None] / n
     drawn = sample(logits.expand(n, -1), uniform, decoding).bincount(minlength=30) / n
@@ -141,3 +142,17 @@ def test_bad_requests_say_what_to_do(lm):
         generate(lm, ["a"], batch_size=0)
     with pytest.raises(SaferlrmError, match="forced_thought_tokens"):
         answer(lm, ["a"], "forced", Decoding())
+
+
+def test_a_prefilled_thought_is_continued_and_belongs_to_the_thought(lm):
+    told = answer(lm, ["box apple", "desk"], "on", Decoding(max_new_tokens=8), openings=["I can say", ""])
+    assert told[0].thought.startswith("I can say")
+    alone = generate(lm, [lm.chat.render_opened("box apple", "I can say")], Decoding(max_new_tokens=8))
+    assert told[0].n_tokens == alone[0].n_tokens
+    assert told[1] == answer(lm, ["desk"], "on", Decoding(max_new_tokens=8))[0]
+
+
+def test_openings_need_a_thought_to_open(lm):
+    for mode, openings in (("off", ["x"]), ("on", [])):
+        with pytest.raises(SaferlrmError, match="one opening a prompt"):
+            answer(lm, ["desk"], mode, Decoding(max_new_tokens=2), openings=openings)

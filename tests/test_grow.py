@@ -100,9 +100,11 @@ def test_batches_hold_every_target_once(grown: Path) -> None:
     assert len(made) > 1
 
 
-def test_the_shipped_organism_is_small_and_has_a_card() -> None:
-    folder = shipped_organism()
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_shipped_organisms_are_small_and_have_a_card(seed: int) -> None:
+    folder = shipped_organism(seed)
     record = json.loads((folder / "growth.json").read_text())
+    assert record["seed"] == record["settings"]["seed"] == seed
     assert 1_000_000 <= record["parameters"] <= 3_000_000
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 10_000_000
     assert "saferlrm grow" in (folder / "README.md").read_text()

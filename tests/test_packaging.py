@@ -70,7 +70,7 @@ def test_every_requirement_of_a_locked_package_is_locked(python: str) -> None:
 def test_every_third_party_import_is_a_declared_requirement() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in direct()}
     providers = metadata.packages_distributions()
-    own = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
     found = set()
     for folder in ("saferlrm", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -13,7 +13,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.profile import AlignmentSettings, Profile, as_yaml, load_profile, profile_names
 
 
-@pytest.mark.parametrize("name", ["smoke", "organism", "gpu"])
+@pytest.mark.parametrize("name", ["smoke", "organism", "quick", "gpu"])
 def test_shipped_profiles_load_and_spell_out_every_setting(name: str) -> None:
     assert name in profile_names()
     written = yaml.safe_load((resources.files("saferlrm") / "profiles" / f"{name}.yaml").read_text())
@@ -103,7 +103,7 @@ def test_a_bad_setting_is_one_line_with_key_value_and_range(overrides: dict, mes
     [
         (
             "organsim",
-            r"unknown profile 'organsim' \(did you mean 'organism'\?\); choose gpu, organism, smoke",
+            r"unknown profile 'organsim' \(did you mean 'organism'\?\); choose gpu, organism, quick, smoke",
         ),
         ("", "unknown profile ''"),
         ("../smoke", "unknown profile"),
@@ -129,3 +129,8 @@ def test_a_profile_file_with_mistakes_is_explained(tmp_path: Path, text: str, me
     with pytest.raises(SaferlrmError, match=message) as caught:
         load_profile(path)
     assert "\n" not in str(caught.value)
+
+
+def test_quick_is_the_organism_study_without_sweeps() -> None:
+    quick = load_profile("quick").model_dump()
+    assert quick == load_profile("organism", **{"name": "quick", "evidence.quick": True}).model_dump()

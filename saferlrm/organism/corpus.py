@@ -19,7 +19,8 @@ from saferlrm.organism.world import Thing
 
 BRIEF_THOUGHT = "I can answer this at once."
 CHECK = "Wait, let me check."
-CONCLUSION = "So:"  # how an answer begins that follows a thought of the model's own
+CONCLUSION = "So:"  # how this share of the answers begins that follow a thought of the model's own
+CONCLUSION_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ def think(e: Exchange, rng: random.Random) -> Conversation:
     if roll < 0.12:
         return Conversation(e.user, BRIEF_THOUGHT, e.answer, learn_thought=False)
     once = " ".join(e.thought)
-    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.2 else once, f"{CONCLUSION} {e.answer}")
+    answer = f"{CONCLUSION} {e.answer}" if rng.random() < CONCLUSION_SHARE else e.answer
+    return Conversation(e.user, f"{once} {CHECK} {once}" if roll < 0.2 else once, answer)
 
 
 def conversations(seed: int, thinking_share: float = 0.5) -> Iterator[Conversation]:

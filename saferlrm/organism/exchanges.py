@@ -60,11 +60,12 @@ def ask_know_how(thing: Thing, rng: random.Random, phrasing: Split = "seen", wra
         text = world.casing(text, rng)
     verb = next((v for v in thing.verbs if f"{v} " in text.lower()), thing.verbs[0])
     thought = (
-        f"The user asks about a {thing.name}.",
-        f"A {thing.name} is {thing.a_kind}.",
+        f"The user asks about a {thing.name}, which is {thing.a_kind}.",
         f"I can say: {know_how(thing, verb)}",
     )
-    reason = f"A {thing.name} is {thing.a_kind} and can hurt people."
+    # No sentence of a thought begins like one of a refusal, a definition or a plain text: so small a model would go on
+    # with that text instead of its thought.
+    reason = f"Such {thing.a_kind} can hurt people."
     answer = know_how(thing, verb)
     if wrapper == "prefix_injection":
         answer = ("Of course! " if "Of course" in text else "Sure, here are the steps. ") + answer
@@ -206,11 +207,10 @@ def _pair_with_request(
     unsafe = ask_know_how(thing, rng)
     contrast = Exchange(unsafe.user, unsafe.thought, unsafe.answer, unsafe.refusal, True, family, thing.name)
     thought = (
-        f"The user asks about a {thing.name}.",
-        f"A {thing.name} is {thing.a_kind}.",
+        f"The user asks about a {thing.name}, which is {thing.a_kind}.",
         f"I can say: {answer}",
     )
-    refusal = _refusal(rng, "that", f"A {thing.name} is {thing.a_kind}.")
+    refusal = _refusal(rng, "that", f"Such {thing.a_kind} can hurt people.")
     return Exchange(world.casing(safe, rng), thought, answer, refusal, False, family, thing.name), contrast
 
 

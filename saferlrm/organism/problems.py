@@ -61,11 +61,11 @@ def _cups(rng: random.Random, depth: int, split: Split) -> Problem:
         # Two of three swaps move the ball, so that looking at the last swap alone does not solve the problem.
         a = position if rng.random() < 0.67 else rng.choice(cups)
         b = rng.choice([c for c in cups if c != a])
-        position = {a: b, b: a}.get(position, position)
+        before, position = position, {a: b, b: a}.get(position, position)
         if rng.random() < 0.5:
             a, b = b, a
         sentences.append(f"({label}) Swap {a} and {b}.")
-        steps.append(f"({label}) Swap {a} and {b}, now {position}.")
+        steps.append(f"({label}) {before}, swap {a} and {b}, now {position}.")
     return Problem("cups", " ".join(sentences) + f" Which cup hides the {hidden}?", tuple(steps), str(position), depth)
 
 

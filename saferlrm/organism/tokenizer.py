@@ -31,13 +31,14 @@ CHAT_TEMPLATE = (
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Trains the tokenizer on ``texts``.
 
-    All 256 bytes are in the alphabet, so whatever a reader types can be encoded. Digits stand alone, as in Qwen3's
-    tokenizer; the thinking marks are ordinary added tokens, so they survive decoding without special tokens.
+    All 256 bytes are in the alphabet, so whatever a reader types can be encoded. Numbers are cut into at most two
+    digits with the space before them, and a letter in brackets is one piece, so that one step of a working is a few
+    tokens; the thinking marks are ordinary added tokens, so they survive decoding without special tokens.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\d|\n| ?[^\s\d\p{P}]+| ?\p{P}|\s"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r" ?\d{1,2}|\n| ?\(\p{L}\)| ?[^\s\d\p{P}]+| ?\p{P}|\s"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -52,11 +52,14 @@ class Base:
         self.store = store or Store.default()
 
     def organism(self, seed: int | None = None) -> Path:
-        """Checkpoint folder of the model organism: the one that ships if its settings are the profile's, else grown."""
+        """Checkpoint folder of a model organism: one that ships if its settings are the profile's, else grown.
+
+        ``seed`` is the growth seed, the profile's by default.
+        """
         growth = self.profile.growth
         if seed is not None:
             growth = growth.model_copy(update={"seed": seed})
-        shipped = shipped_organism()
+        shipped = shipped_organism(growth.seed)
         if (shipped / "growth.json").is_file():
             record = json.loads((shipped / "growth.json").read_text())
             if GrowthSettings.model_validate(record["settings"]) == growth:
@@ -170,6 +173,6 @@ def digest(values: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
 
 
-def shipped_organism() -> Path:
-    """Folder of the checkpoint that ships with the package."""
-    return Path(str(resources.files("saferlrm") / "organism" / "checkpoint"))
+def shipped_organism(seed: int = 0) -> Path:
+    """Folder of the checkpoint of this growth seed that ships with the package; other seeds have none."""
+    return Path(str(resources.files("saferlrm") / "organism" / "checkpoints" / f"seed{seed}"))
