@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from saferlrm.errors import SaferlrmError
 
 ThinkingMode = Literal["off", "short", "on", "forced"]
-HeadToken = Literal["pre_cot", "prompt_last", "think_open", "prompt_mean"]
+HeadToken = Literal["pre_cot", "prompt_last", "think_open", "prompt_mean", "dual_mean"]
 
 Count = Annotated[int, Field(ge=1, le=100_000_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -73,11 +73,20 @@ class ClassifierSettings(Settings):
 class AlignmentSettings(Settings):
     """Auxiliary-supervision fine-tuning: the alignment set, the head, the adapter and the optimiser.
 
-    ``head_layer`` is an index into the hidden states (0 the embedding, -1 the last layer).
+    Attributes:
+        n_harmful, n_benign: size of the alignment set.
+        subset_harmful, subset_benign: of these so many are drawn for training, by the alignment seed; all by default.
+        n_decision: prompts with a decision of the classifier and no answer, for the methods that use them.
+        benign_thoughts: thinking mode in which the benign examples are answered: how long their thoughts are.
+        head_layer: index into the hidden states: 1 to the number of layers, or -1 for the last.
     """
 
     n_harmful: CountOrNone = 500
     n_benign: CountOrNone = 300
+    subset_harmful: CountOrNone | None = None
+    subset_benign: CountOrNone | None = None
+    n_decision: CountOrNone = 600
+    benign_thoughts: ThinkingMode = "on"
     lambda_aux: Annotated[float, Field(ge=0, le=100)] = 0.2
     head_token: HeadToken = "pre_cot"
     head_layer: Annotated[int, Field(ge=-1, le=512)] = -1
@@ -97,6 +106,12 @@ class AlignmentSettings(Settings):
     def _has_examples(self) -> AlignmentSettings:
         if self.n_harmful + self.n_benign < 1:
             raise ValueError("n_harmful + n_benign must be at least 1")
+        if self.head_layer == 0:
+            raise ValueError("head_layer 0 is the embedding, below every adapter; choose 1 or more, or -1")
+        for name in ("harmful", "benign"):
+            subset, n = getattr(self, f"subset_{name}"), getattr(self, f"n_{name}")
+            if subset is not None and subset > n:
+                raise ValueError(f"subset_{name} = {subset} is more than n_{name} = {n}")
         return self
 
 

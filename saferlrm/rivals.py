@@ -9,7 +9,6 @@ that does most right there is kept. No evaluation suite has a part in that choic
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from saferlrm.activations import extract
+from saferlrm.align.data import first_sentence
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
@@ -211,11 +211,6 @@ def run_rival(
     if rival.kind == "reminder":
         table["mode"] = "prefilled"
     return table.assign(condition=name, group="rivals", method=name, value=float("nan"), seed=0)
-
-
-def first_sentence(thought: str) -> str:
-    """The first sentence of a thought."""
-    return re.split(r"(?<=[.?!])\s", thought.strip(), maxsplit=1)[0]
 
 
 def _answers(

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from saferlrm.align import LabelSources, align, get_method, prepare, safety_gradient
 from saferlrm.align.data import AlignmentExample, encode_all
-from saferlrm.align.methods import METHODS
 from saferlrm.align.trainer import HEAD_FILE, build_model, build_trainer
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import load_lm
@@ -200,33 +199,6 @@ def test_safety_gradient_shows_where_each_loss_arrives(tiny_lm_folder):
     after = {name: (p, p.requires_grad) for name, p in lm.model.named_parameters()}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n][0], after[n][0]) and before[n][1] == after[n][1] for n in before)
-
-
-def test_methods_differ_in_labels_and_gradient_only():
-    soft = np.linspace(0, 1, len(EXAMPLES))
-    sources = LabelSources(
-        soft, (soft > 0.5).astype(int), np.array([e.source == "harmful" for e in EXAMPLES], int)
-    )
-    made = {name: prepare(name, EXAMPLES, sources, settings(), seed=0) for name in METHODS}
-    for name, (examples, run) in made.items():
-        assert [(e.id, e.prompt, e.answer) for e in examples] == [
-            (e.id, e.prompt, e.answer) for e in EXAMPLES
-        ]
-        assert (run.lambda_aux == 0) == (name == "sft")
-        assert run.detach_head == (name == "detached")
-    labels = {name: np.array([e.p_refuse for e in examples], float) for name, (examples, _) in made.items()}
-    assert np.isnan(labels["sft"]).all()
-    assert (labels["presafe"] == soft).all()
-    assert (labels["detached"] == soft).all()
-    assert sorted(labels["shuffled"]) == sorted(soft)
-    assert not (labels["shuffled"] == soft).all()
-    again = prepare("shuffled", EXAMPLES, sources, settings(), seed=0)[0]
-    assert [e.p_refuse for e in again] == labels["shuffled"].tolist()
-    assert [e.p_refuse for e in prepare("shuffled", EXAMPLES, sources, settings(), 1)[0]] != labels[
-        "shuffled"
-    ].tolist()
-    assert labels["gold"].tolist() == sources.gold.tolist()
-    assert set(labels["hard"]) == {0, 1}
 
 
 def test_methods_refuse_what_they_cannot_use():

@@ -10,6 +10,7 @@ thought would not be there at inference.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
@@ -39,6 +40,7 @@ class AlignmentExample:
         p_refuse: soft label of the auxiliary head, the probability of a refusal; ``None`` for no label.
         source: ``harmful`` (refusal), ``benign`` (the model's own thought and answer) or ``decision`` (no
             answer).
+        open_thought: the thought is learned, but not its end and nothing after it; ``answer`` must be ``None``.
     """
 
     id: str
@@ -47,14 +49,16 @@ class AlignmentExample:
     answer: str | None
     p_refuse: float | None
     source: Source
+    open_thought: bool = False
 
 
 class Encoded(TypedDict):
-    """One tokenised example: ids and labels of equal length, and the tokens [start, end) the head reads."""
+    """One tokenised example: ids and labels of equal length, and the tokens [start, end) that each head reads."""
 
     input_ids: list[int]
     labels: list[int]
     head_span: tuple[int, int]
+    second_span: tuple[int, int] | None
     head_position: int
     prompt_span: tuple[int, int]
     soft_label: float
@@ -65,9 +69,9 @@ def encode(example: AlignmentExample, lm: LanguageModel, head_token: HeadToken =
 
     Returns:
         ``input_ids`` and ``labels`` (the prompt is masked with -100; all of it if there is no answer),
-        ``head_span`` (tokens whose mean the head reads; one token unless ``head_token`` is ``prompt_mean``),
-        ``head_position`` (the last of them), ``prompt_span`` (tokens of the user's text) and ``soft_label``
-        (-1 where the example has none).
+        ``head_span`` (tokens whose mean the head reads; one token unless ``head_token`` is a mean),
+        ``second_span`` (those of the second head of ``dual_mean``, else ``None``), ``head_position`` (the last token of
+        ``head_span``), ``prompt_span`` (tokens of the user's text) and ``soft_label`` (-1 where the example has none).
 
     Raises:
         SaferlrmError: empty prompt, label outside [0, 1], lost thought, unusable head token, or too many
@@ -77,22 +81,28 @@ def encode(example: AlignmentExample, lm: LanguageModel, head_token: HeadToken =
         raise SaferlrmError(f"example {example.id}: the prompt is empty; remove it from the alignment set")
     rendered = lm.chat.render(example.prompt, "on")
     prompt_ids, offsets = _tokenise(lm, rendered)
-    target = "" if example.answer is None else lm.chat.target(example.thought, example.answer)
+    target = _target(example, lm)
     target_ids, target_offsets = _tokenise(lm, target)
     input_ids = prompt_ids + target_ids
     _check_length(example, lm, len(input_ids))
-    if example.answer is not None:
+    if target:
         _check_survival(example, lm, target_ids)
 
     first, last = lm.chat.prompt_span(example.prompt, "on")
     prompt_span = _tokens_between(offsets, first, last)
     if prompt_span is None:
         raise SaferlrmError(f"example {example.id}: no token belongs to the user's text; reword it")
-    head_span = _head_span(example, lm, head_token, rendered, offsets, target, target_offsets, prompt_span)
+    second_span = None
+    if head_token == "dual_mean":
+        understood = _understanding(example, len(prompt_ids), target, target_offsets)
+        head_span, second_span = (prompt_span[0], understood[1]), understood
+    else:
+        head_span = _head_span(example, lm, head_token, rendered, offsets, target, target_offsets, prompt_span)
     return Encoded(
         input_ids=input_ids,
         labels=[IGNORE] * len(prompt_ids) + target_ids,
         head_span=head_span,
+        second_span=second_span,
         head_position=head_span[1] - 1,
         prompt_span=prompt_span,
         soft_label=_checked_label(example),
@@ -108,7 +118,7 @@ def encode_all(
     if head_token not in get_args(HeadToken):
         choices = ", ".join(get_args(HeadToken))
         raise SaferlrmError(f"unknown alignment.head_token {head_token!r}; choose one of {choices}")
-    if all(example.answer is None and example.p_refuse is None for example in examples):
+    if all(example.answer is None and example.p_refuse is None and not example.open_thought for example in examples):
         raise SaferlrmError("no example has an answer or a soft label; there is nothing to train on")
     return [encode(example, lm, head_token) for example in examples]
 
@@ -118,7 +128,7 @@ class Collator:
 
     No attention mask is made: with causal attention a real token never sees the padding on its right, padded
     positions carry no loss, and attention without a mask is faster. ``input_ids`` and ``labels`` are int64
-    [batch, length], ``head_span`` int64 [batch, 2], ``soft_label`` float32 [batch].
+    [batch, length], ``head_span`` int64 [batch, 2], or [batch, 2, 2] for two heads, ``soft_label`` float32 [batch].
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -131,12 +141,42 @@ class Collator:
         for index, row in enumerate(rows):
             input_ids[index, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
             labels[index, : len(row["labels"])] = torch.tensor(row["labels"])
+        pairs = [(row["head_span"], row["second_span"]) for row in rows]
+        spans = [first if second is None else (first, second) for first, second in pairs]
         return {
             "input_ids": input_ids,
             "labels": labels,
-            "head_span": torch.tensor([row["head_span"] for row in rows]),
+            "head_span": torch.tensor(spans),
             "soft_label": torch.tensor([row["soft_label"] for row in rows], dtype=torch.float32),
         }
+
+
+def _target(example: AlignmentExample, lm: LanguageModel) -> str:
+    """What the model is to write after the prompt; empty for a decision without an answer."""
+    if not example.open_thought:
+        return "" if example.answer is None else lm.chat.target(example.thought, example.answer)
+    if not (example.thought or "").strip() or example.answer is not None:
+        raise SaferlrmError(f"example {example.id}: an open thought needs a thought and no answer; mend the example")
+    return lm.chat.render_opened(example.prompt, example.thought).removeprefix(lm.chat.render(example.prompt, "on"))
+
+
+def _understanding(
+    example: AlignmentExample, n_prompt: int, target: str, target_offsets: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Tokens of the first sentence of the thought, in which a model says what it has understood."""
+    first = first_sentence(example.thought or "")
+    at = target.find(first) if first else -1
+    span = None if at < 0 else _tokens_between(target_offsets, at, at + len(first))
+    if span is None:
+        raise SaferlrmError(
+            f"example {example.id} has no thought for the second head; set alignment.head_token=pre_cot"
+        )
+    return n_prompt + span[0], n_prompt + span[1]
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text."""
+    return re.split(r"(?<=[.?!])\s", text.strip(), maxsplit=1)[0]
 
 
 def _tokenise(lm: LanguageModel, text: str) -> tuple[list[int], list[tuple[int, int]]]:

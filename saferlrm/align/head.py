@@ -24,23 +24,28 @@ from saferlrm.errors import SaferlrmError
 class AuxiliaryHead(nn.Module):
     """Linear probe on the normalised latent: [..., hidden_size] to a logit [...].
 
+    With ``n_spans`` above 1 there is one probe for each span: [..., n_spans, hidden_size] to logits [..., n_spans].
+
     The latent is normalised to unit variance without learnt scale: on raw states, whose norm grows over the
     layers, the fresh head's gradients dwarf the language model's and stall the adapter. The weights start at
     zero, so that the safety gradient, which is proportional to them, grows from nothing while the head
     learns to read.
     """
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, n_spans: int = 1) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = nn.Linear(hidden_size, n_spans)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, latent: Tensor) -> Tensor:
         # In float32 also under autocast: the safety gradient is small beside the language-modelling one.
         with torch.autocast(latent.device.type, enabled=False):
-            return self.linear(self.norm(latent.float())).squeeze(-1)
+            normed = self.norm(latent.float())
+            if self.linear.out_features == 1:
+                return self.linear(normed).squeeze(-1)
+            return (normed * self.linear.weight).sum(-1) + self.linear.bias
 
 
 def read_latent(hidden: Tensor, span: Tensor) -> Tensor:
@@ -48,11 +53,13 @@ def read_latent(hidden: Tensor, span: Tensor) -> Tensor:
 
     Args:
         hidden: [batch, length, d].
-        span: int64 [batch, 2].
+        span: int64 [batch, 2], or [batch, spans, 2].
 
     Returns:
-        [batch, d].
+        [batch, d], or [batch, spans, d].
     """
+    if span.ndim == 3:
+        return torch.stack([read_latent(hidden, one) for one in span.unbind(1)], dim=1)
     width = span[:, 1] - span[:, 0]
     if bool((width == 1).all()):
         return hidden[torch.arange(len(span), device=hidden.device), span[:, 0]]
@@ -62,7 +69,12 @@ def read_latent(hidden: Tensor, span: Tensor) -> Tensor:
 
 
 def binary_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits [batch] against probabilities [batch]; below 0 is no label."""
+    """Mean binary cross-entropy of logits [batch] against probabilities [batch]; below 0 is no label.
+
+    Logits of several heads, [batch, spans], are all held against the same probability.
+    """
+    if logits.ndim > soft_labels.ndim:
+        soft_labels = soft_labels.unsqueeze(-1).expand_as(logits)
     counts = soft_labels >= 0
     losses = F.binary_cross_entropy_with_logits(logits, soft_labels.clamp(min=0), reduction="none")
     # A batch without labels gives 0 with a graph: every process of a distributed run must have gradients.
@@ -129,6 +141,7 @@ class SupervisedModel(nn.Module):
             return Losses(lm_loss, None, None, None)
         aux_loss, decision = auxiliary_loss(self.head, inner, head_span, soft_label, self.detach)
         labelled = soft_label >= 0
+        decision = decision if decision.ndim == 1 else decision[:, 0]
         correct = (((decision > 0) == (soft_label > 0.5)) & labelled).sum()
         return Losses(lm_loss, aux_loss, correct.detach(), labelled.sum())
 

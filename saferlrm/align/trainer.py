@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from saferlrm.align.data import AlignmentExample, Collator, Encoded, encode_all
+from saferlrm.align.data import IGNORE, AlignmentExample, Collator, Encoded, encode_all
 from saferlrm.align.head import AuxiliaryHead, Losses, SupervisedModel, resolve_layer
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.profile import AlignmentSettings
@@ -160,6 +160,13 @@ def align(
         temporary = out_dir / "history.json.part"
         temporary.write_text(json.dumps(rows, indent=1))
         os.replace(temporary, out_dir / "history.json")
+        cost = {
+            "examples": len(encoded),
+            "steps": trainer.state.global_step,
+            "tokens": sum(len(row["input_ids"]) for row in encoded) * settings.epochs,
+            "supervised_tokens": sum(label != IGNORE for row in encoded for label in row["labels"]) * settings.epochs,
+        }
+        (out_dir / "cost.json").write_text(json.dumps(cost))
         shutil.rmtree(checkpoints, ignore_errors=True)
     return out_dir / "adapter"
 
@@ -179,7 +186,8 @@ def build_model(lm: LanguageModel, settings: AlignmentSettings, seed: int) -> Su
     # The name goes into the saved adapter: a folder's place on this machine has no business there.
     place = Path(lm.name)
     peft_model.peft_config["default"].base_model_name_or_path = place.name if place.is_dir() else lm.name
-    head = AuxiliaryHead(lm.hidden_size).to(lm.device) if settings.lambda_aux > 0 else None
+    spans = 2 if settings.head_token == "dual_mean" else 1
+    head = AuxiliaryHead(lm.hidden_size, spans).to(lm.device) if settings.lambda_aux > 0 else None
     return SupervisedModel(peft_model, head, settings.head_layer, settings.detach_head)
 
 

@@ -20,7 +20,7 @@ from saferlrm.organism.world import Thing
 BRIEF_THOUGHT = "I can answer this at once."
 CHECK = "Wait, let me check."
 CONCLUSION = "So:"  # how this share of the answers begins that follow a thought of the model's own
-CONCLUSION_SHARE = 0.25
+CONCLUSION_SHARE = 0.3
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ from saferlrm.profile import GrowthSettings
 
 IGNORED = -100
 ROW = 64  # tokens in a row of packed plain text
+# Widths of batches, and counts of scored positions, are multiples of these: oneDNN compiles and keeps a kernel for each
+# new shape, and free shapes cost twice the time and twice the memory.
+WIDTHS, SHAPES = 16, 256
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,13 @@ def batches(rows: Sequence[Row], tokens: int, pad: int, rng: random.Random) -> l
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), rng.random()))
     groups: list[list[Row]] = [[]]
     for i in order:
-        if groups[-1] and (len(groups[-1]) + 1) * len(rows[i].ids) > tokens:
+        if groups[-1] and (len(groups[-1]) + 1) * _rounded(len(rows[i].ids)) > tokens:
             groups.append([])
         groups[-1].append(rows[i])
     rng.shuffle(groups)
     made = []
     for group in groups:
-        width = max(len(row.ids) for row in group)
+        width = _rounded(max(len(row.ids) for row in group))
         ids = torch.full((len(group), width), pad)
         labels = torch.full((len(group), width), IGNORED)
         for r, row in enumerate(group):
@@ -99,6 +102,10 @@ def batches(rows: Sequence[Row], tokens: int, pad: int, rng: random.Random) -> l
             labels[r, : len(target)] = torch.tensor(target)
         made.append({"input_ids": ids, "labels": labels})
     return made
+
+
+def _rounded(length: int) -> int:
+    return length + -length % WIDTHS
 
 
 class _GrowthTrainer(Trainer):
@@ -112,9 +119,13 @@ class _GrowthTrainer(Trainer):
         # The Trainer's own autocast wraps `model.forward`, which is not called here.
         with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16):
             hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-            chosen = inputs["labels"] != IGNORED
-            logits = model.lm_head(hidden[chosen])
-        return functional.cross_entropy(logits.float(), inputs["labels"][chosen])
+            labels = inputs["labels"].flatten()
+            chosen = (labels != IGNORED).nonzero().squeeze(-1)
+            # Repeats of an ignored position fill the count up.
+            missing = -len(chosen) % SHAPES if len(chosen) < len(labels) else 0
+            chosen = torch.cat([chosen, (labels == IGNORED).nonzero()[:1, 0].expand(missing)])
+            logits = model.lm_head(hidden.flatten(0, 1)[chosen])
+        return functional.cross_entropy(logits.float(), labels[chosen], ignore_index=IGNORED)
 
 
 def train(

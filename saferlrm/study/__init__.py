@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from saferlrm.study.aligning import Aligning
 from saferlrm.study.base import BEFORE, shipped_organism
+from saferlrm.study.controls import Controls
 from saferlrm.study.probing import Probing
 
 __all__ = ["BEFORE", "Study", "shipped_organism"]
 
 
-class Study(Probing, Aligning):
+class Study(Probing, Controls):
     """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
 
     @classmethod

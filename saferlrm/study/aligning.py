@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,15 @@ import pandas as pd
 from saferlrm.align import methods
 from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient import safety_gradient
+from saferlrm.align.rewrites import HINT
 from saferlrm.align.trainer import align
 from saferlrm.classifier import predict
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
-from saferlrm.judges import judge
+from saferlrm.generate import answer
+from saferlrm.judges import is_refusal, judge
 from saferlrm.lm import LanguageModel
+from saferlrm.profile import AlignmentSettings
 from saferlrm.store import Artefact
 from saferlrm.study.base import BEFORE, digest
 from saferlrm.study.deciding import Deciding
@@ -38,6 +42,7 @@ class Aligning(Deciding):
             "model": self.model_key,
             "n_harmful": a.n_harmful,
             "n_benign": a.n_benign,
+            "benign_thoughts": a.benign_thoughts,
             "data_seed": self.profile.data_seed,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
@@ -72,7 +77,7 @@ class Aligning(Deciding):
         counts = []
         for source, group, mode, wanted, n in (
             ("harmful", harmful, "off", "refusal", a.n_harmful),
-            ("benign", benign, "on", "compliance", a.n_benign),
+            ("benign", benign, a.benign_thoughts, "compliance", a.n_benign),
         ):
             replies = self.answers(group, mode, f"alignment answers ({source})")
             verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(group, replies, strict=True)]
@@ -112,18 +117,100 @@ class Aligning(Deciding):
         path = self.stage("soft_labels", settings, {}, build, "saferlrm.classifier").path
         return pd.read_parquet(path / "labels.parquet")["p_refuse"].to_numpy()
 
-    def labels(self) -> methods.LabelSources:
-        """Every kind of label the head can learn, in the order of the alignment set."""
+    def more_answers(self) -> pd.DataFrame:
+        """Further answers to the alignment prompts, for hard decisions and for rivals.
+
+        Columns ``id``, ``refused`` (without thinking), and for harmful prompts ``thought`` (the model's own),
+        ``hinted_thought``, ``hinted_answer`` and ``hinted_refused`` (with a hint that opens the thought).
+        """
         examples, _ = self.alignment_set()
-        gold = np.array([float(example.source == "harmful") for example in examples])
-        # No hard decisions yet: benign examples were answered with thinking on, so none was taken.
-        return methods.LabelSources(soft=self.soft_labels(), gold=gold)
+
+        def build(folder: Path) -> None:
+            self._generate_more_answers(examples).to_parquet(folder / "answers.parquet", index=False)
+
+        declared = {
+            "model": self.model_key,
+            "examples": digest([asdict(e) for e in examples]),
+            "decoding": asdict(self.decoding()),
+            "dtype": self.profile.dtype,
+            "hint": HINT,
+        }
+        path = self.stage("more_answers", declared, {}, build, "saferlrm.judges", "saferlrm.generate").path
+        return pd.read_parquet(path / "answers.parquet")
+
+    def _generate_more_answers(self, examples: list[AlignmentExample]) -> pd.DataFrame:
+        batch, lm = self.profile.decoding.batch_size, self.load()
+        harmful = [e for e in examples if e.source == "harmful"]
+        asked = [e.prompt for e in harmful]
+        off = answer(lm, [e.prompt for e in examples], "off", self.decoding(), batch, progress="hard decisions")
+        own = answer(lm, asked, "on", self.decoding(), batch, progress="thoughts about harmful prompts")
+        hinted = answer(
+            lm, asked, "on", self.decoding(), batch, progress="answers under a hint", openings=[HINT] * len(asked)
+        )
+        table = pd.DataFrame({"id": [e.id for e in examples], "refused": [is_refusal(r.answer) for r in off]})
+        more = pd.DataFrame(
+            {
+                "id": [e.id for e in harmful],
+                "thought": [r.thought for r in own],
+                "hinted_thought": [r.thought for r in hinted],
+                "hinted_answer": [r.answer for r in hinted],
+                "hinted_refused": [is_refusal(r.answer) and not r.truncated for r in hinted],
+            }
+        )
+        return table.merge(more, on="id", how="left")
+
+    def decision_prompts(self) -> tuple[AlignmentExample, ...]:
+        """Further training prompts with the classifier's p(refuse) and no answer."""
+        n = self.profile.alignment.n_decision
+        prompts = synthetic.training_prompts(n - n // 2, n // 2, self.profile.data_seed, "decision_only")
+
+        def build(folder: Path) -> None:
+            labels = predict(self.classifier(), [p.text for p in prompts]) if prompts else []
+            pd.DataFrame({"p_refuse": labels}).to_parquet(folder / "labels.parquet", index=False)
+
+        settings = self._classifier_settings() | {"prompts": digest(p.text for p in prompts)}
+        path = self.stage("decision_prompts", settings, {}, build, "saferlrm.classifier").path
+        labels = pd.read_parquet(path / "labels.parquet")["p_refuse"]
+        return tuple(
+            AlignmentExample(p.id, p.text, None, None, float(label), "decision")
+            for p, label in zip(prompts, labels, strict=True)
+        )
+
+    def sources(self, method: str) -> methods.LabelSources:
+        """What a method's labels and conversations are made of, in the order of the alignment set."""
+        examples, _ = self.alignment_set()
+        wanted = methods.get_method(method)
+        found: dict[str, Any] = {"gold": np.array([float(example.source == "harmful") for example in examples])}
+        if wanted.needs == "soft":
+            found["soft"] = self.soft_labels()
+        if wanted.decisions:
+            found["decision_prompts"] = self.decision_prompts()
+        if wanted.needs in ("decisions", "thoughts", "hinted"):
+            more = self.more_answers()
+            kept = more[more["hinted_refused"].fillna(False).astype(bool)]
+            found["decisions"] = more["refused"].to_numpy(float)
+            found["thoughts"] = dict(more.dropna(subset="thought")[["id", "thought"]].itertuples(index=False))
+            found["hinted"] = {row.id: (row.hinted_thought, row.hinted_answer) for row in kept.itertuples()}
+        return methods.LabelSources(**found)
+
+    def _prepared(self, method: str, seed: int) -> tuple[list[AlignmentExample], AlignmentSettings]:
+        """What a method trains on with this seed: all examples, or the subset that the seed draws."""
+        examples, _ = self.alignment_set()
+        a, sources = self.profile.alignment, self.sources(method)
+        rng = np.random.default_rng([self.profile.data_seed, seed])
+        drawn: list[int] = []
+        for source, most in (("harmful", a.subset_harmful), ("benign", a.subset_benign)):
+            # The same for every method, and smaller subsets lie within larger ones.
+            drawn += list(rng.permutation([i for i, e in enumerate(examples) if e.source == source])[:most])
+        chosen = sorted(int(i) for i in drawn)
+        labels = {name: getattr(sources, name) for name in ("soft", "decisions", "gold")}
+        some = replace(sources, **{name: None if all_ is None else all_[chosen] for name, all_ in labels.items()})
+        return methods.prepare(method, [examples[i] for i in chosen], some, a, seed)
 
     def aligned(self, method: str, seed: int | None = None) -> Artefact:
-        """The adapter of one method and seed (``adapter/``, which peft alone loads) and its training history."""
+        """The adapter of one method and seed (``adapter/``, which peft alone loads), its history and its cost."""
         seed = self.profile.seeds[0] if seed is None else seed
-        examples, _ = self.alignment_set()
-        labelled, settings = methods.prepare(method, examples, self.labels(), self.profile.alignment, seed)
+        labelled, settings = self._prepared(method, seed)
         fingerprint = digest([asdict(e) for e in labelled])
 
         def build(folder: Path) -> None:
@@ -152,10 +239,7 @@ class Aligning(Deciding):
 
     def gradients(self, n_examples: int = 64) -> pd.DataFrame:
         """Norm and cosine of the language-modelling and the safety gradient by layer, at the start of alignment."""
-        examples, _ = self.alignment_set()
-        labelled, settings = methods.prepare(
-            "presafe", examples, self.labels(), self.profile.alignment, self.profile.seeds[0]
-        )
+        labelled, settings = self._prepared("presafe", self.profile.seeds[0])
         rng = np.random.default_rng(self.profile.data_seed)
         few = [labelled[i] for i in sorted(rng.permutation(len(labelled))[:n_examples])]
         fingerprint = digest([asdict(e) for e in few])

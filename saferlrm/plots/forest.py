@@ -1,0 +1,83 @@
+"""Dots with intervals in rows, and what else several figures of the evidence draw alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from saferlrm.plots import style
+
+BETTER, WORSE, OPEN = style.PALETTE["classifier"], style.PALETTE["gold"], "#8C8C8C"
+
+
+def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of three that share their y axis; what is left over stays empty."""
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    figure, axes = style.canvas(rows, columns, rows * height + 1.9, width=10.5, sharey=True)
+    for ax in axes.flat[panels:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:panels])
+
+
+def label_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """A row with a band for each name, from top to bottom."""
+    for ax in axes:
+        for row in range(0, len(names), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color="#F5F6F7", zorder=0)
+        ax.set_yticks(range(len(names)), names)
+        ax.grid(axis="y", visible=False)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+
+
+def zero_line(ax: Axes, most: float) -> None:
+    """An axis of differences in percentage points with a line at no change."""
+    ax.axvline(0, color="#444444", linewidth=1.2, zorder=1)
+    ax.set_xlim(-most, most)
+    ax.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if round(100 * value) else "0")
+
+
+def dot(
+    ax: Axes, row: pd.Series, columns: tuple[str, str, str], place: float, shade: str, i: int = 0, hollow: bool = False
+) -> None:
+    """One estimate with its interval, from the columns of ``row`` named (estimate, low, high)."""
+    estimate, low, high = (float(row[name]) for name in columns)
+    ax.errorbar(
+        [estimate],
+        [place],
+        xerr=np.clip([[estimate - low], [high - estimate]], 0, None),
+        fmt=style.MARKERS[i],
+        color=shade,
+        markerfacecolor="white" if hollow else shade,
+        markersize=7,
+        elinewidth=2,
+        zorder=3,
+    )
+
+
+def rate_limits(ax: Axes, rates: pd.DataFrame, near: bool) -> None:
+    """Per cent from 0 to the highest interval; ``near``: from below the lowest one."""
+    low, high = float(rates["low"].min()), float(rates["high"].max())
+    margin = 0.06 * max(0.1, high - (low if near else 0.0))
+    ax.set_xlim(max(-0.03, low - margin) if near else -margin / 2, max(0.1, high) + margin)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def seeds_said(table: pd.DataFrame) -> str:
+    """`` 5 alignment seeds.`` where several were trained, else nothing."""
+    counts = table[table["method"] != "before"].groupby("method")["seed"].nunique()
+    counts = counts[counts > 1]
+    return f" {spread(counts)} alignment seeds." if len(counts) else ""
+
+
+def spread(values: pd.Series) -> str:
+    """``5`` or ``3 to 5``: the range of whole numbers in words."""
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -1,0 +1,117 @@
+"""The conclusions on every organism: which of them depend on how the organism grew."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from saferlrm import evaluate
+from saferlrm.plots import style
+from saferlrm.plots.forest import OPEN, dot, grid, label_rows, zero_line
+from saferlrm.plots.measures import PLAIN
+from saferlrm.suites.synthetic import REASONING
+
+DECIDED = style.PALETTE["presafe"]
+
+
+class Conclusion(NamedTuple):
+    """A difference between two models or modes, and the sign that it has if the conclusion holds.
+
+    ``before`` and ``after`` name a condition and a mode: ``presafe/few:prefilled``.
+    """
+
+    title: str
+    said: str
+    metric: str
+    suite: str
+    before: str
+    after: str
+    sign: int
+
+
+CONCLUSIONS = (
+    Conclusion(
+        "Attack success: thinking\nagainst no thinking", "thinking raises attack success",
+        "attack_success", "harmful_unseen", "before:off", "before:on", 1,
+    ),
+    Conclusion(
+        "Attack success: PreSafe\nagainst before alignment", "PreSafe lowers it",
+        "attack_success", "harmful_unseen", "before:on", "presafe:on", -1,
+    ),
+    Conclusion(
+        f"Attack success, prefilled:\nPreSafe against {PLAIN}", f"is safer than {PLAIN} under prefilled thoughts",
+        "attack_success", "harmful_unseen", "sft:prefilled", "presafe:prefilled", -1,
+    ),
+    Conclusion(
+        "Attack success, prefilled:\nthe same, few examples", "with few examples",
+        "attack_success", "harmful_unseen", "sft/few:prefilled", "presafe/few:prefilled", -1,
+    ),
+    Conclusion(
+        "Over-refusal: PreSafe\nagainst before alignment", "over-refuses more than before",
+        "refused", "safe_but_scary", "before:on", "presafe:on", 1,
+    ),
+    Conclusion(
+        "Problems solved: PreSafe\nagainst before alignment", "solves fewer problems",
+        "correct", REASONING, "before:on", "presafe:on", -1,
+    ),
+)  # fmt: skip
+
+
+def organisms(rows: pd.DataFrame) -> Figure:
+    """The conclusions, as paired differences, on every organism: on how many does each hold?
+
+    Args:
+        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``attack_success``, ``refused``, ``correct``,
+            ``condition`` (``before``, ``sft``, ``presafe`` and ``/few``), ``seed`` and ``organism`` (growth seed).
+    """
+    needed = ("prompt_id", "suite", "mode", "attack_success", "refused", "correct", "condition", "seed", "organism")
+    style.require(rows, needed, "organisms")
+    called = rows.assign(method=rows["condition"].astype(str) + ":" + rows["mode"].astype(str))
+    found = [(one, table) for one in CONCLUSIONS if len(table := _difference(called, one))]
+    style.require(pd.DataFrame(range(len(found))), (), "organisms")
+    names = sorted(set(rows["organism"]))
+    figure, axes = grid(len(found), 0.42 * len(names) + 0.95)
+    most = max(float(table[["low", "high"]].abs().to_numpy().max()) for _, table in found)
+    words = []
+    for ax, (one, table) in zip(axes, found, strict=True):
+        zero_line(ax, min(1.05, 1.1 * most))
+        for _, row in table.iterrows():
+            decided = row["low"] > 0 or row["high"] < 0
+            shade = DECIDED if decided else OPEN
+            dot(ax, row, ("difference", "low", "high"), names.index(row["organism"]), shade, hollow=not decided)
+        ax.set_title(one.title)
+        words.append(f"{one.said} {_counted(one, table)}")
+    label_rows(axes, [f"organism {seed:g}" for seed in names])
+    for ax in axes[-3:]:
+        ax.set_xlabel("points")
+    ax = axes[0]
+    ax.plot([], [], "o", color=DECIDED, markersize=8, label="interval excludes 0")
+    ax.plot([], [], "o", color=OPEN, markerfacecolor="white", markersize=8, label="interval includes 0")
+    sizes = pd.concat([table["n"] for _, table in found])
+    trained = rows.loc[rows["condition"] != "before", "seed"].nunique()
+    caption = (
+        f"{style.counts(sizes)} prompts a difference, {len(names)} organisms (growth seeds), {trained} alignment seeds "
+        "each. Bars: 95\u00a0% intervals of the difference, paired by prompt, not corrected."
+    )
+    shows = "Dots with intervals around a line at zero: a row for each organism, a panel for each conclusion."
+    finding = f"By organism: {', '.join(words)}"
+    return style.finish(figure, finding, caption, shows, ax)
+
+
+def _counted(one: Conclusion, table: pd.DataFrame) -> str:
+    """On how many organisms the interval lies on the side of the conclusion, and on how many on the other."""
+    holds, fails = table["low"] > 0, table["high"] < 0
+    if one.sign < 0:
+        holds, fails = fails, holds
+    text = f"on {int(holds.sum())} of {len(table)}"
+    return text + (f" (the opposite on {int(fails.sum())})" if fails.any() else "")
+
+
+def _difference(rows: pd.DataFrame, one: Conclusion) -> pd.DataFrame:
+    """The difference of a conclusion on every organism that has both sides of it."""
+    part = rows[(rows["suite"] == one.suite) & rows["method"].isin([one.before, one.after]) & rows[one.metric].notna()]
+    both = part.groupby("organism")["method"].nunique()
+    part = part[part["organism"].isin(both.index[both == 2])]
+    return evaluate.compare(part, one.metric, one.before, one.after, ("organism",)) if len(part) else pd.DataFrame()
