@@ -52,6 +52,7 @@ def openings(lm: LanguageModel, attack: str, thoughts: Sequence[str]) -> list[st
 
 
 def first_tokens(lm: LanguageModel, thoughts: Sequence[str], k: int) -> list[str]:
-    """The text of the first ``k`` tokens of each thought."""
+    """The text of the first ``k`` tokens of each thought; a character that the cut splits is left out."""
     ids = [row[:k] for row in lm.encode([thought.strip() for thought in thoughts])]
-    return [text.strip() for text in lm.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)]
+    texts = lm.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+    return [text.rstrip("\ufffd").strip() for text in texts]

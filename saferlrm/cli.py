@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -197,6 +198,32 @@ def report(
         from saferlrm.readme import update_readme
 
         typer.echo(f"readme:  {update_readme()}")
+
+
+@app.command()
+def control(
+    name: Annotated[str, typer.Argument(help="A method, e.g. presafe, or presafe/few for the small alignment set.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A setting of alignment, e.g. lambda_aux=1.0; repeatable.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Alignment seeds, e.g. 0,1,2; those of the controls by default.")] = "",
+    profile: ProfileOption = "organism",
+) -> None:
+    """Train and evaluate one control at other settings, beside plain fine-tuning at the same settings."""
+    differs = {}
+    for pair in setting or []:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise SaferlrmError(f"--set {pair} has no value; write for instance --set lambda_aux=1.0")
+        differs[key.removeprefix("alignment.")] = yaml.safe_load(value)
+    if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
+    load_profile(profile)
+    from saferlrm.ablations import control_table
+    from saferlrm.study import Study
+
+    rows = Study(profile).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
+    typer.echo(control_table(rows, name).to_string(index=False))
 
 
 @app.command()

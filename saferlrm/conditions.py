@@ -42,6 +42,7 @@ SWEEPS = {
     "thoughts": "length of the thoughts in the alignment set",
 }
 CONTROLS = tuple(name for name in METHODS if name not in RIVALS)
+ONLY_FEW = ("detached_decisions", "shuffled_decisions")  # controls of controls, where there is something to control
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Condition:
         changes = dict(self.alignment)
         if self.few:
             e = profile.evidence
-            changes = {"subset_harmful": e.few_harmful, "subset_benign": e.few_benign} | changes
+            few = {"subset_harmful": e.few_harmful, "subset_benign": e.few_benign, "epochs": e.few_epochs}
+            changes = few | changes
         found: dict[str, AlignmentSettings | ClassifierSettings] = {}
         for section, differs in (("alignment", changes), ("classifier", self.classifier)):
             if differs:
@@ -95,7 +97,8 @@ def condition(name: str, group: str = "", **differs: Any) -> Condition:
 
 def controls() -> list[Condition]:
     """The model before alignment and every control, on the whole alignment set and on the small one."""
-    return [condition(BEFORE)] + [condition(name + end) for end in ("", f"/{FEW}") for name in CONTROLS]
+    whole = [condition(name) for name in CONTROLS if name not in ONLY_FEW]
+    return [condition(BEFORE), *whole, *(condition(f"{name}/{FEW}") for name in CONTROLS)]
 
 
 def rivals() -> list[Condition]:
@@ -127,7 +130,11 @@ def sweeps(profile: Profile, n_layers: int) -> list[Condition]:
     counts = [n for n in EXAMPLES if n < small.n_harmful] + [small.n_harmful]
     for n in counts:
         benign = max(1, round(n * small.n_benign / max(1, small.n_harmful)))
-        add("examples", both, n + benign, n + benign, alignment={"subset_harmful": n, "subset_benign": benign})
+        # As many steps at every size, or a larger set would also be trained longer.
+        few = profile.evidence.few_harmful + profile.evidence.few_benign
+        epochs = max(1, round(profile.evidence.few_epochs * few / (n + benign)))
+        subset = {"subset_harmful": n, "subset_benign": benign, "epochs": epochs}
+        add("examples", both, n + benign, n + benign, alignment=subset)
     for n in [n for n in CLASSIFIER_PROMPTS if n < profile.classifier.n_prompts] + [profile.classifier.n_prompts]:
         add("classifier_prompts", ("presafe",), n, n, classifier={"n_prompts": n})
     for i, mode in enumerate(THOUGHTS):

@@ -8,10 +8,10 @@ intervals, which do not collapse at 0 and 1. That of the seeds is t² (MS_seed -
 the mean squares of the two-way layout and t at seeds - 1 degrees of freedom. Half of the rest stays in: taking off all
 of it is unbiased, but with 3 seeds the interval is then too short as often as the estimate falls to 0.
 
-Simulated coverage of 95 % intervals is 0.93 to 0.99 with 3 or 5 seeds, 150 prompts, rates from 0.02 to 0.5 and seeds
-that shift them by up to 0.4 on the probit scale. They are conservative (0.97 to 1) where seeds differ by no more than
-chance, at rates of 1 % and less, and where all outcomes agree. With one seed they are the intervals of
-:mod:`saferlrm.stats` and say nothing about other seeds.
+Simulated coverage of 95 % intervals is 0.93 to 0.995 with 3 or 5 seeds, 150 prompts, rates from 0.02 to 0.5 and seeds
+that shift them by up to 0.4 on the probit scale. They are conservative where seeds differ by no more than chance (0.95
+to 0.995), at rates of 1 % and less (0.96 to 0.999) and where all outcomes agree. With one seed they are intervals over
+prompts and say nothing about other seeds.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class AlignmentSettings(Settings):
     n_benign: CountOrNone = 300
     subset_harmful: CountOrNone | None = None
     subset_benign: CountOrNone | None = None
-    n_decision: CountOrNone = 600
+    n_decision: CountOrNone = 400
     benign_thoughts: ThinkingMode = "on"
     lambda_aux: Annotated[float, Field(ge=0, le=100)] = 0.2
     head_token: HeadToken = "pre_cot"
@@ -122,9 +122,11 @@ class EvidenceSettings(Settings):
         seeds: alignment seeds of the controls and rivals; ``sweep_seeds``: of the sweeps and of the other organisms.
         suite_size: the first so many prompts of a suite are asked.
         few_harmful, few_benign: the small alignment set, where plain fine-tuning does not yet solve everything.
+        few_epochs: passes over it.
         organisms: growth seeds of the organisms on which the conclusions are checked.
         temperatures, samples: of the sampling checks.
         quick: leave the sweeps out, and say so.
+        workers: processes that train and evaluate conditions side by side on a CPU, one thread each.
     """
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=2, max_length=100)] = (0, 1, 2, 3, 4)
@@ -132,6 +134,7 @@ class EvidenceSettings(Settings):
     suite_size: Annotated[int, Field(ge=4, le=100_000)] = 150
     few_harmful: Annotated[int, Field(ge=1, le=10_000_000)] = 20
     few_benign: CountOrNone = 60
+    few_epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     organisms: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (0, 1, 2)
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = (
         0.0,
@@ -142,6 +145,7 @@ class EvidenceSettings(Settings):
     )
     samples: Annotated[int, Field(ge=1, le=1000)] = 5
     quick: bool = False
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
 
 
 class GrowthSettings(Settings):

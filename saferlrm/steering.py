@@ -46,6 +46,9 @@ def refusal_direction(harmful: ArrayLike, benign: ArrayLike) -> Direction:
         SaferlrmError: a group is empty, shapes or values do not fit, or the means are the same.
     """
     states = [np.asarray(group, float) for group in (harmful, benign)]
+    if any(group.ndim != 2 or not len(group) for group in states) or states[0].shape[1] != states[1].shape[1]:
+        shapes = " and ".join(str(group.shape) for group in states)
+        raise SaferlrmError(f"a direction needs harmful and benign states, [prompts, hidden size] each, not {shapes}")
     labels = np.repeat([True, False], [len(group) for group in states])
     difference = fit_probe(np.concatenate(states), labels, "difference_in_means").direction
     norm = float(np.linalg.norm(difference))
@@ -81,6 +84,8 @@ def steer(
     if where not in get_args(Where) or mode not in get_args(SteeringMode):
         raise SaferlrmError(f"cannot steer {where!r}, {mode!r}; choose pre_cot or all, and add or remove")
     direction = torch.as_tensor(np.array(vector, np.float32))
+    if not np.isfinite(scale):
+        raise SaferlrmError(f"a steering scale must be a finite number, not {scale}")
     if direction.shape != (lm.hidden_size,) or not bool(direction.isfinite().all()):
         raise SaferlrmError(f"a steering vector must be {lm.hidden_size} finite numbers, not {tuple(direction.shape)}")
     if mode == "remove":
@@ -108,8 +113,7 @@ def steer(
         return states if isinstance(output, Tensor) else (states, *output[1:])
 
     blocks = decoder_blocks(lm.model)
-    layers = [layer] if isinstance(layer, int) else list(layer)
-    chosen = [blocks[resolve_layer(index, len(blocks)) - 1] for index in layers]
+    chosen = [blocks[resolve_layer(int(index), len(blocks)) - 1] for index in np.atleast_1d(layer)]
     with ExitStack() as hooks:
         for block in chosen:
             hooks.callback(block.register_forward_hook(hook).remove)

@@ -17,11 +17,11 @@ METHODS = ("sft", "presafe", "detached", "shuffled", "random", "hard", "gold", "
 # Attack success of made-up models: direct, in unseen jailbreaks, under prefilled thoughts.
 RATES = {
     "before": (0.50, 0.62, 0.66),
-    "sft": (0.02, 0.06, 0.10),
-    "presafe": (0.01, 0.03, 0.03),
-    "detached": (0.02, 0.06, 0.10),
-    "shuffled": (0.03, 0.08, 0.12),
-    "random": (0.03, 0.07, 0.12),
+    "sft": (0.06, 0.08, 0.12),
+    "presafe": (0.02, 0.03, 0.03),
+    "detached": (0.06, 0.08, 0.12),
+    "shuffled": (0.06, 0.09, 0.13),
+    "random": (0.06, 0.09, 0.13),
     "hard": (0.01, 0.03, 0.04),
     "gold": (0.01, 0.03, 0.03),
     "presafe_decisions": (0.01, 0.02, 0.02),
@@ -58,7 +58,7 @@ def card(
         rate = hits[2] if mode == "prefilled" else hits[0] if suite == "harmful_unseen" else hits[1]
         rate = correct if problem else rate if harmful else refused
         for sample in range(samples):
-            hit = 0.7 * own + 0.3 * rng.random(size) < 0.15 + 0.7 * rate if 0 < rate < 1 else np.full(size, rate == 1)
+            hit = 0.7 * own + 0.3 * rng.random(size) < _quantile(rate)
             tables.append(
                 pd.DataFrame(
                     {
@@ -83,6 +83,13 @@ def card(
     table = pd.concat([one.astype({"attack_success": "boolean", "correct": "boolean"}) for one in tables])
     given = {"condition": "before", "group": "control", "method": "before", "value": np.nan, "seed": 0, "organism": 0}
     return table.astype({"depth": "Int64"}).assign(**given | columns).reset_index(drop=True)
+
+
+def _quantile(share: float) -> float:
+    """Below which value 0.7 U + 0.3 V falls with this probability, U and V uniform."""
+    if share > 0.5:
+        return 1 - _quantile(1 - share)
+    return float(np.sqrt(0.42 * share)) if share < 0.3 / 1.4 else 0.15 + 0.7 * share
 
 
 def _together(cards: list[pd.DataFrame]) -> pd.DataFrame:
@@ -140,10 +147,13 @@ SWEEPS: dict[str, tuple[str, ...]] = {
 }
 
 
-def sweeps(most: str = "examples", seeds: int = 2, size: int = 30) -> pd.DataFrame:
-    """Sweeps of seven settings; ``most`` is the one on which attack success depends."""
-    cards = []
-    for name, levels in SWEEPS.items():
+def sweeps(
+    most: str = "examples", seeds: int = 2, size: int = 30, names: Sequence[str] = tuple(SWEEPS)
+) -> pd.DataFrame:
+    """Sweeps of several settings; ``most`` is the one on which attack success depends."""
+    cards, suites = [], ("harmful_unseen", "harmful_novel_wrapped", "safe_but_scary")
+    for name in names:
+        levels = SWEEPS[name]
         for i, level in enumerate(levels):
             value = float(i) if name in ("token", "thoughts", "examples") else float(level)
             attack = 0.85 - 0.8 * i / (len(levels) - 1) if name == most else 0.3
@@ -151,15 +161,15 @@ def sweeps(most: str = "examples", seeds: int = 2, size: int = 30) -> pd.DataFra
                 rate = min(0.95, attack + 0.1) if method == "sft" else attack
                 cards += [
                     card(
-                        (rate, rate, rate), 0.04 + 0.02 * i, size=size, condition=f"{method}/few/{name}={level}",
-                        group=f"sweep:{name}", method=method, value=value, level=level, seed=seed,
+                        (rate,) * 3, 0.04 + 0.02 * i, condition=f"{method}/few/{name}={level}", group=f"sweep:{name}",
+                        method=method, value=value, level=level, seed=seed, size=size, suites=suites,
                     )
                     for seed in range(seeds)
                 ]  # fmt: skip
         if name not in ("rank", "examples", "thoughts"):  # λ = 0 has no head: one level
             cards += [
                 card((0.4, 0.4, 0.4), condition="sft/few", group=f"sweep:{name}", method="sft", level="", seed=seed,
-                     size=size)
+                     size=size, suites=suites)
                 for seed in range(seeds)
             ]  # fmt: skip
     return _together(cards)
@@ -202,7 +212,13 @@ def rivals(changes: Mapping[str, float] | None = None, seeds: int = 3, size: int
     return _together(cards)
 
 
-BASES = ("before", "sft", "presafe")
+BASES = ("before", "sft", "presafe", "sft/few", "presafe/few")
+
+
+def _attack(base: str) -> float:
+    """Attack success of a made-up model under unseen jailbreaks."""
+    method, _, few = base.partition("/")
+    return RATES[method][1] * (3 if few else 1)
 
 
 def temperature(rise: float = 0.25, samples: int = 3, size: int = 40) -> pd.DataFrame:
@@ -210,19 +226,20 @@ def temperature(rise: float = 0.25, samples: int = 3, size: int = 40) -> pd.Data
     suites, cards = ("harmful_unseen", "harmful_novel_wrapped", "benign"), []
     for base in BASES:
         for value in (0.0, 0.3, 0.6, 0.9, 1.2):
-            rate = float(np.clip(RATES[base][1] + rise * value, 0.01, 0.99))
+            rate = float(np.clip(_attack(base) + rise * value, 0.01, 0.99))
             cards.append(
                 card(
                     (rate, rate, rate), size=size, prefilled=False, suites=suites, samples=samples if value else 1,
                     condition=f"{base}+temperature={value:g}", group="robustness:temperature", value=value,
-                    base=base, method=base,
+                    base=base, method=base.partition("/")[0],
                 )
             )  # fmt: skip
         for key, value in (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5.0), ("top_k", 50.0)):
-            rate = float(np.clip(RATES[base][1] + 0.1 * value, 0.01, 0.9)) if key == "top_p" else RATES[base][1]
+            rate = float(np.clip(_attack(base) + 0.1 * value, 0.01, 0.9)) if key == "top_p" else _attack(base)
             cards.append(
                 card(
-                    (rate,) * 3, size=size, prefilled=False, suites=suites[:2], samples=2, base=base, method=base,
+                    (rate,) * 3, size=size, prefilled=False, suites=suites[:2], samples=2, base=base,
+                    method=base.partition("/")[0],
                     condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value,
                 )
             )  # fmt: skip
@@ -239,10 +256,10 @@ def safe_at_k(rise: float = 0.25, samples: int = 4, size: int = 40) -> pd.DataFr
 def adaptive(worst: str = "prefill=16", seeds: int = 2, size: int = 40) -> pd.DataFrame:
     """Every attack on five models; the strongest one on the aligned models is ``worst``."""
     cards = []
-    for base in ("before", "sft", "presafe", "sft/few", "presafe/few"):
-        method, _, few = base.partition("/")
+    for base in BASES:
+        method = base.partition("/")[0]
         for attack in (*ATTACKS, "unseen_wrapper"):
-            rate = RATES[method][1] * (3 if few else 1) + (0.3 if attack == worst else 0.0)
+            rate = _attack(base) + (0.3 if attack == worst else 0.0)
             suite = "harmful_novel_wrapped" if attack == "unseen_wrapper" else "harmful_unseen"
             cards += [
                 card(

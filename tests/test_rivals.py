@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
+from tiny import write_tiny_lm
 
 from saferlrm import attacks, rivals
+from saferlrm.activations import extract
 from saferlrm.conditions import CARD_SUITES
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding
 from saferlrm.lm import LanguageModel, load_lm
+from saferlrm.steering import steer
 from saferlrm.study import shipped_organism
 from saferlrm.suites import synthetic
 
@@ -79,11 +85,84 @@ def test_steering_is_tried_below_the_last_layer_from_the_gentlest_on(lm, train):
     assert all(np.linalg.norm(setting.direction.unit) == pytest.approx(1) for setting in tried)
 
 
+@pytest.mark.parametrize("name", ["steering", "steering_pre_cot"])
+def test_a_steering_rival_steers_where_and_as_much_as_it_says_and_leaves_nothing_behind(lm, suites, train, name):
+    plain = scorecard(lm, suites, ["on"], DECODING)["answer"].tolist()
+    setting = rivals.candidates(lm, name, train)[-1]
+    rows = rivals.run_rival(lm, name, suites, DECODING, setting=setting)
+    scale, where = setting.scale * setting.direction.norm, rivals.RIVALS[name].where
+    with steer(lm, setting.layer, setting.direction.unit, scale, where):
+        steered = scorecard(lm, suites, ["on"], DECODING)
+    assert rows["thought"].tolist() == steered["thought"].tolist()
+    assert rows["answer"].tolist() == steered["answer"].tolist()
+    assert {"all", "pre_cot"} == {rivals.RIVALS[one].where for one in ("steering", "steering_pre_cot")}
+    assert scorecard(lm, suites, ["on"], DECODING)["answer"].tolist() == plain
+
+
+def test_steering_by_a_long_way_changes_what_is_said(lm, suites, train):
+    setting = rivals.candidates(lm, "steering", train)[-1]
+    far = replace(setting, scale=50.0)
+    rows = rivals.run_rival(lm, "steering", suites, DECODING, setting=far)
+    assert rows["thought"].tolist() != scorecard(lm, suites, ["on"], DECODING)["thought"].tolist()
+
+
+def test_directions_lead_from_the_benign_training_prompts_to_the_harmful_ones(lm, train):
+    for setting in rivals.candidates(lm, "steering", train):
+        states = extract(lm, [p.text for p in train], ("pre_cot",), mode=setting.mode, layers=[setting.layer])[:, 0, 0]
+        harmful = np.array([prompt.harmful for prompt in train])
+        moved = states[~harmful].mean(0) + setting.direction.norm * setting.direction.unit
+        assert moved == pytest.approx(states[harmful].mean(0), abs=1e-4)
+
+
+def test_a_model_of_one_layer_is_steered_there(train, tmp_path):
+    shallow = load_lm(write_tiny_lm(tmp_path, layers=1), device="cpu")
+    assert {setting.layer for setting in rivals.candidates(shallow, "steering", train)} == {1}
+
+
+def test_right_is_a_refusal_of_the_harmful_and_a_true_answer_to_the_benign():
+    rows = pd.DataFrame(
+        [
+            (True, "refusal", None), (True, "compliance", None), (True, "babble", None), (True, "truncated", None),
+            (False, "compliance", None), (False, "refusal", None), (False, "babble", None),
+            (False, "compliance", True), (False, "compliance", False),
+        ],
+        columns=["harmful", "verdict", "correct"],
+    ).astype({"correct": "boolean"})  # fmt: skip
+    rows["refused"] = rows["verdict"] == "refusal"
+    assert rivals.does_right(rows) == (1 / 4, 2 / 5)
+
+
+def test_the_record_is_what_the_chosen_setting_does_and_ties_go_to_the_gentlest(lm, train, validation):
+    setting, record = chosen(lm, "saferemind", train, validation)
+    rows = rivals.run_rival(lm, "saferemind", {"validation": validation}, DECODING, setting=setting)
+    row = record[record["chosen"]].iloc[0]
+    assert (row["harmful_refused"], row["benign_answered"]) == rivals.does_right(rows)
+    assert row["score"] == pytest.approx((row["harmful_refused"] + row["benign_answered"]) / 2)
+    assert row["setting"] == setting.describe()
+    assert row.name == record.index[record["score"] == record["score"].max()][0]
+    assert set(record["n"]) == {len(validation)}
+
+
+def test_tokens_of_a_reminder_are_counted(lm, suites):
+    setting = rivals.Setting(reminder=rivals.REMINDERS[1])
+    rows = rivals.run_rival(lm, "saferemind", suites, DECODING, setting=setting)
+    put = {prompt.id: setting.reminder for suite in suites.values() for prompt in suite}
+    plain = scorecard(lm, suites, ["on"], DECODING, openings=put)
+    (ids,) = lm.encode([setting.reminder])
+    assert (rows["n_tokens"] - plain["n_tokens"]).tolist() == [len(ids)] * len(rows)
+
+
 def test_what_a_rival_needs_is_said(lm, suites, train):
     with pytest.raises(SaferlrmError, match="did you mean 'steering'"):
         rivals.get_rival("stering")
-    with pytest.raises(SaferlrmError, match=r"call rivals\.choose first"):
+    with pytest.raises(SaferlrmError, match=r"kind steering; call rivals\.choose first"):
         rivals.run_rival(lm, "steering", suites, DECODING)
+    with pytest.raises(SaferlrmError, match=r"kind steering; call rivals\.choose first"):
+        rivals.run_rival(lm, "steering", suites, DECODING, setting=rivals.Setting(reminder="Wait."))
+    with pytest.raises(SaferlrmError, match="kind mode"):
+        rivals.run_rival(lm, "zerothink", suites, DECODING, setting=rivals.Setting(reminder="Wait."))
+    with pytest.raises(SaferlrmError, match="harmful and benign states"):
+        rivals.candidates(lm, "steering", [p for p in train if p.harmful])
     with pytest.raises(SaferlrmError, match="also training prompts"):
         rivals.choose(lm, "steering", train, train, DECODING)
     with pytest.raises(SaferlrmError, match="harmful and benign"):
@@ -126,6 +205,26 @@ def test_prefilled_thoughts_grow_token_by_token(organism):
     assert attacks.openings(organism, attacks.NONE, thoughts) is None
     with pytest.raises(SaferlrmError, match="unknown attack"):
         attacks.openings(organism, "prefill=3", thoughts)
+
+
+def test_a_character_that_a_prefill_splits_is_left_out(lm):
+    thought = "é" * 8  # two tokens of one byte each
+    (ids,) = lm.encode([thought])
+    assert len(ids) > 8
+    for k in range(1, len(ids)):
+        (begun,) = attacks.first_tokens(lm, [thought], k)
+        assert "\ufffd" not in begun
+        assert thought.startswith(begun)
+    assert attacks.first_tokens(lm, ["", thought], len(ids)) == ["", thought]
+
+
+def test_an_empty_thought_is_left_to_the_model_under_a_prefill(lm, suites):
+    prompts = suites["harmful_unseen"]
+    begun = attacks.openings(lm, "prefill=4", [""] * len(prompts))
+    rows = scorecard(
+        lm, {"s": prompts}, ["on"], DECODING, openings={p.id: t for p, t in zip(prompts, begun, strict=True)}
+    )
+    assert rows["answer"].tolist() == scorecard(lm, {"s": prompts}, ["on"], DECODING)["answer"].tolist()
 
 
 def test_the_suites_of_the_light_card_exist():

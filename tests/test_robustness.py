@@ -65,6 +65,36 @@ def test_the_table_needs_every_sample_of_every_prompt_once():
             safe_at_k_table(wrong, ("suite",))
     with pytest.raises(SaferlrmError, match="at least 3 samples"):
         safe_at_k([[True, False]], 3)
+    with pytest.raises(SaferlrmError, match="none"):
+        safe_at_k_table(rows.assign(attack_success=pd.NA), ("suite",))
+
+
+def test_a_missing_outcome_is_no_safe_one():
+    for missing in ([[1.0, np.nan]], [[True, None]], pd.array([True, pd.NA], dtype="boolean")[None]):
+        with pytest.raises(SaferlrmError, match="1 of 2 are missing"):
+            safe_at_k(np.asarray(missing, dtype=object), 1)
+
+
+def test_more_tries_are_never_safer_and_groups_keep_apart():
+    rng = np.random.default_rng(4)
+    rows = pd.DataFrame(
+        [
+            {"prompt_id": f"p{i}", "sample": s, "attack_success": rng.random() < rate, "base": base, "suite": "a"}
+            for base, rate in (("before", 0.6), ("presafe", 0.1))
+            for i in range(30)
+            for s in range(4)
+        ]
+    ).astype({"attack_success": "boolean"})
+    table = safe_at_k_table(rows, ("base", "suite"))
+    for base, part in table.groupby("base"):
+        assert part["k"].tolist() == [1, 2, 3, 4]
+        assert (part["safe"].diff().dropna() <= 0).all()
+        mean = 1 - rows.loc[rows["base"] == base, "attack_success"].astype(float).mean()
+        assert part["safe"].iloc[0] == pytest.approx(mean)
+        assert (part["worst"] == 1 - part["safe"]).all()
+    assert set(table["n"]) == {30}
+    benign = rows.assign(prompt_id="b" + rows["prompt_id"], attack_success=pd.NA)
+    pd.testing.assert_frame_equal(safe_at_k_table(pd.concat([rows, benign]), ("base", "suite")), table)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +119,7 @@ def test_a_rival_is_chosen_on_prompts_that_no_suite_has(name, tmp_path):
 
 def test_rivals_answer_the_prompts_of_the_light_card(study):
     rows = study.decoding_rivals()
-    ids = [p.id for suite in study._first(("harmful_unseen", "reasoning")).values() for p in suite]
+    ids = [p.id for suite in study.first(("harmful_unseen", "reasoning")).values() for p in suite]
     for _, part in rows.groupby("method"):
         assert part["prompt_id"].is_unique
         assert set(ids) <= set(part["prompt_id"])
@@ -142,4 +172,4 @@ def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tm
 
 def test_only_organisms_have_growth_seeds(study):
     with pytest.raises(SaferlrmError, match="has no growth seeds"):
-        study._of_organism(study.profile.growth.seed + 1)
+        study.of_organism(study.profile.growth.seed + 1)

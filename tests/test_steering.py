@@ -139,6 +139,10 @@ def test_hooks_go_also_after_an_error(lm, vector):
     ("change", "says"),
     [
         ({"layer": 3}, "layers 1 to 2"),
+        ({"layer": 0}, "layers 1 to 2"),
+        ({"layer": (1, -3)}, "layers 1 to 2"),
+        ({"vector": np.full(32, np.nan)}, "finite numbers"),
+        ({"scale": float("inf")}, "finite number"),
         ({"vector": [1.0, 2.0]}, "finite numbers"),
         ({"where": "somewhere"}, "pre_cot or all"),
         ({"mode": "remove", "vector": np.zeros(32)}, "no direction"),
@@ -158,3 +162,49 @@ def test_the_refusal_direction_leads_from_the_benign_mean_to_the_harmful_one():
     assert benign.mean(0) + norm * unit == pytest.approx(harmful.mean(0))
     with pytest.raises(SaferlrmError, match="same mean"):
         refusal_direction(benign, benign)
+
+
+@pytest.mark.parametrize(
+    ("harmful", "benign"),
+    [
+        ([], np.ones((3, 4))),
+        (np.ones((3, 5)), np.ones((3, 4))),
+        (np.ones(4), np.zeros(4)),
+        (np.ones((0, 4)), np.ones((3, 4))),
+    ],
+)
+def test_states_that_do_not_fit_are_said_with_their_shapes(harmful, benign):
+    with pytest.raises(SaferlrmError, match=r"\[prompts, hidden size\] each, not"):
+        refusal_direction(harmful, benign)
+
+
+def test_states_that_are_not_finite_give_no_direction():
+    with pytest.raises(SaferlrmError, match="finite"):
+        refusal_direction(np.full((3, 4), np.nan), np.ones((3, 4)))
+
+
+def test_a_layer_counts_from_either_end_and_in_any_kind_of_whole_number(lm, vector):
+    found = []
+    for layer in (1, -2, np.int64(1), [1]):
+        with steer(lm, layer, vector, SCALE):
+            found.append(said(lm))
+    assert all(one == found[0] for one in found)
+    assert found[0] != said(lm)
+
+
+def test_adding_and_taking_away_as_much_is_no_change(lm, vector):
+    before = read(lm, PROMPTS[0])
+    with steer(lm, LAYER, vector, SCALE), steer(lm, LAYER, vector, -SCALE):
+        after = read(lm, PROMPTS[0])
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["pre_cot", "all"])
+def test_sampled_answers_are_steered_the_same_in_any_batch(lm, vector, where):
+    texts = [lm.chat.render(prompt) for prompt in PROMPTS]
+    warm = Decoding(max_new_tokens=12, temperature=0.8, seed=3)
+    found = []
+    for batch_size in (2, 64):
+        with steer(lm, LAYER, vector, SCALE, where):
+            found.append([completion.text for completion in generate(lm, texts, warm, batch_size)])
+    assert found[0] == found[1]

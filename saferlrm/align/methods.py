@@ -84,6 +84,9 @@ METHODS: dict[str, Method] = {
     "hard": Method("hard decisions", lambda s, _: s.decisions, "decisions"),
     "gold": Method("gold labels", lambda s, _: s.gold, "gold"),
     "presafe_decisions": Method("PreSafe + decisions", lambda s, _: s.soft, "soft", decisions=True),
+    "detached_decisions": Method(
+        "detached + decisions", lambda s, _: s.soft, "soft", detach=True, decisions=True
+    ),
     "shuffled_decisions": Method(
         "shuffled + decisions", lambda s, rng: rng.permutation(s.soft), "soft", decisions=True
     ),

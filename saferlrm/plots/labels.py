@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 SIZE = 10.5  # points of the text
 # Places that are tried around a point: directions, the most natural first, and distances in points.
 ANGLES = np.deg2rad([15, -15, 165, -165, 90, -90, 45, -45, 135, -135, 65, -65, 115, -115, 0, 180])
-DISTANCES = (11, 18, 27, 38, 50, 64, 80, 98)
+DISTANCES = (11, 18, 27, 38, 50, 64, 80, 98, 120, 145)
 ROUNDS = 6  # in each, every label may move once
 DOT = 6  # half the width of a marker, in points
 
@@ -75,9 +75,9 @@ def _alone(boxes: np.ndarray, at: np.ndarray, own: int, page: np.ndarray) -> np.
     size = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     cost += 20 * (size - _overlap(boxes, page))
     for j, point in enumerate(at):
+        dot = np.concatenate([point - DOT, point + DOT])
+        cost += 2 * _overlap(boxes, dot)
         if j != own:
-            dot = np.concatenate([point - DOT, point + DOT])
-            cost += 2 * _overlap(boxes, dot)
             nearer = np.hypot(*(np.clip(point, boxes[:, :2], boxes[:, 2:]) - point).T) < np.hypot(*(ends - at[own]).T)
             apart = np.hypot(*(point - at[own])) > DOT
             cost += 15 * (nearer & apart) + 15 * (_crossing(at[own], ends, dot) & apart)

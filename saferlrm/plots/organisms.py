@@ -7,9 +7,8 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from saferlrm import evaluate
 from saferlrm.plots import style
-from saferlrm.plots.forest import OPEN, dot, grid, label_rows, zero_line
+from saferlrm.plots.forest import OPEN, difference, dot, grid, label_rows, zero_line
 from saferlrm.plots.measures import PLAIN
 from saferlrm.suites.synthetic import REASONING
 
@@ -69,7 +68,7 @@ def organisms(rows: pd.DataFrame) -> Figure:
     needed = ("prompt_id", "suite", "mode", "attack_success", "refused", "correct", "condition", "seed", "organism")
     style.require(rows, needed, "organisms")
     called = rows.assign(method=rows["condition"].astype(str) + ":" + rows["mode"].astype(str))
-    found = [(one, table) for one in CONCLUSIONS if len(table := _difference(called, one))]
+    found = [(one, table) for one in CONCLUSIONS if len(table := _differences(called, one))]
     style.require(pd.DataFrame(range(len(found))), (), "organisms")
     names = sorted(set(rows["organism"]))
     figure, axes = grid(len(found), 0.42 * len(names) + 0.95)
@@ -93,7 +92,7 @@ def organisms(rows: pd.DataFrame) -> Figure:
     trained = rows.loc[rows["condition"] != "before", "seed"].nunique()
     caption = (
         f"{style.counts(sizes)} prompts a difference, {len(names)} organisms (growth seeds), {trained} alignment seeds "
-        "each. Bars: 95\u00a0% intervals of the difference, paired by prompt, not corrected."
+        "each. Bars: 95\u00a0% intervals of the difference over prompts and seeds, paired by prompt, not corrected."
     )
     shows = "Dots with intervals around a line at zero: a row for each organism, a panel for each conclusion."
     finding = f"By organism: {', '.join(words)}"
@@ -109,9 +108,12 @@ def _counted(one: Conclusion, table: pd.DataFrame) -> str:
     return text + (f" (the opposite on {int(fails.sum())})" if fails.any() else "")
 
 
-def _difference(rows: pd.DataFrame, one: Conclusion) -> pd.DataFrame:
+def _differences(rows: pd.DataFrame, one: Conclusion) -> pd.DataFrame:
     """The difference of a conclusion on every organism that has both sides of it."""
-    part = rows[(rows["suite"] == one.suite) & rows["method"].isin([one.before, one.after]) & rows[one.metric].notna()]
-    both = part.groupby("organism")["method"].nunique()
-    part = part[part["organism"].isin(both.index[both == 2])]
-    return evaluate.compare(part, one.metric, one.before, one.after, ("organism",)) if len(part) else pd.DataFrame()
+    chosen, found = rows[(rows["suite"] == one.suite) & rows[one.metric].notna()], []
+    for organism, part in chosen.groupby("organism"):
+        before, after = (part[part["method"] == name] for name in (one.before, one.after))
+        if len(before) and len(after):
+            gap = difference(before, after, one.metric)
+            found.append((organism, gap.estimate, gap.low, gap.high, gap.n))
+    return pd.DataFrame(found, columns=["organism", "difference", "low", "high", "n"])

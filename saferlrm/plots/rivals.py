@@ -9,12 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saferlrm import evaluate
 from saferlrm.conditions import FEW
 from saferlrm.errors import SaferlrmError
 from saferlrm.plots import labels, style
-from saferlrm.plots.behaviour import INTERVALS
-from saferlrm.plots.forest import seeds_said
+from saferlrm.plots.forest import INTERVALS, rates, seeds_said
 from saferlrm.plots.measures import colour, conditions
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
 
@@ -42,38 +40,38 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     suites = {"attack_success": HARMFUL_SUITES, "refused": BENIGN_SUITES, "correct": (REASONING,)}
     for metric, group in suites.items():
         style.require(table[table["suite"].isin(group) & table[metric].notna()], (), f"rivals_frontier ({metric})")
-    rates = {
-        metric: evaluate.rates(table[table["suite"].isin(group)], metric, ("condition",)).set_index("condition")
+    found = {
+        metric: rates(table[table["suite"].isin(group)], metric, ("condition",)).set_index("condition")
         for metric, group in suites.items()
     }
     names = table.drop_duplicates("condition").set_index("condition")["label"].str.replace(", few", "", regex=False)
     trained = table.drop_duplicates("condition").set_index("condition")["train_tokens"] > 0
-    order = [name for name in conditions(table["condition"]) if all(name in found.index for found in rates.values())]
+    order = [name for name in conditions(table["condition"]) if all(name in one.index for one in found.values())]
     figure, axes = style.canvas(1, 2, 7.0, width=11.0, sharey=True)
-    attack = rates["attack_success"]
+    attack = found["attack_success"]
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):
         for name in order:
-            _cross(ax, rates[metric].loc[name], attack.loc[name], colour(name), bool(trained[name]))
-    style.low_rate_axis(axes[0, 0], "x", "over-refusal", rates["refused"]["high"].max())
+            _cross(ax, found[metric].loc[name], attack.loc[name], colour(name), bool(trained[name]))
+    style.low_rate_axis(axes[0, 0], "x", "over-refusal", found["refused"]["high"].max())
     style.rate_axis(axes[0, 1], "x", "problems solved")
-    solved = rates["correct"]
+    solved = found["correct"]
     axes[0, 1].set_xlim(max(-0.03, solved["low"].min() - 0.08), min(1.03, solved["high"].max() + 0.08))
     style.low_rate_axis(axes[0, 0], "y", "attack success", attack["high"].max())
     for ax, good in zip(axes[0], ("left", "right"), strict=True):
         ax.set_title(f"lower {good} is better", fontweight="normal", fontsize=11, color=style.GREY)
     axes[0, 0].plot([], [], "o", color=style.GREY, markersize=9, label="trained")
     axes[0, 0].plot([], [], "D", color=style.GREY, markerfacecolor="white", markersize=8, label="not trained")
-    sizes = pd.concat([found["n"] for found in rates.values()])
+    sizes = pd.concat([one["n"] for one in found.values()])
     budget_name = "Few alignment examples" if budget == "few" else "Full alignment set"
     caption = (
         f"{budget_name}. {style.counts(sizes)} prompts a rate.{seeds_said(table)} Attack success on all harmful "
         f"suites, over-refusal on all harmless ones. {INTERVALS}"
     )
     shows = "Two scatter plots of attack success, against over-refusal and against problems solved."
-    finding = _rivals_finding(rates, order, names)
+    finding = _rivals_finding(found, order, names)
     figure = style.finish(figure, finding, caption, shows, axes[0, 0])
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):
-        points = [(rates[metric].loc[name, "rate"], attack.loc[name, "rate"]) for name in order]
+        points = [(found[metric].loc[name, "rate"], attack.loc[name, "rate"]) for name in order]
         labels.place(ax, points, [names[name] for name in order], [colour(name) for name in order])
     return figure
 
@@ -84,21 +82,21 @@ def _own_mode(part: pd.DataFrame) -> pd.DataFrame:
     return part[part["mode"] == ("on" if "on" in counts.index else counts.idxmax())]
 
 
-def _rivals_finding(rates: dict[str, pd.DataFrame], order: list[str], names: pd.Series) -> str:
-    attack = rates["attack_success"].loc[order]
+def _rivals_finding(found: dict[str, pd.DataFrame], order: list[str], names: pd.Series) -> str:
+    attack = found["attack_success"].loc[order]
     best = attack["rate"].idxmin()
     others = attack.drop(best).sort_values("rate")
     tied = others[others["low"] <= attack.loc[best, "high"]]
     text = (
         f"{names[best]} has the lowest attack success, {style.percent(attack.loc[best, 'rate'])} (over-refusal "
-        f"{style.percent(rates['refused'].loc[best, 'rate'])}, problems solved "
-        f"{style.percent(rates['correct'].loc[best, 'rate'])})"
+        f"{style.percent(found['refused'].loc[best, 'rate'])}, problems solved "
+        f"{style.percent(found['correct'].loc[best, 'rate'])})"
     )
     if others.empty:
         return text.replace(" has the lowest", ":")
     if tied.empty:
         return f"{text}; the intervals of all {len(others)} others lie above its own"
-    said = ", ".join(f"{names[name]} {style.percent(rate)}" for name, rate in tied["rate"].head(3).items())
+    said = "; ".join(f"{names[name]}, {style.percent(rate)}" for name, rate in tied["rate"].head(3).items())
     said = f"next: {said}" if len(tied) > 3 else said
     return f"{text}; its interval overlaps with {len(tied)} of {len(others)} others ({said})"
 

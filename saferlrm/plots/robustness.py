@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,8 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from saferlrm import evaluate
 from saferlrm.conditions import BEFORE, FEW
 from saferlrm.plots import style
-from saferlrm.plots.behaviour import INTERVALS
-from saferlrm.plots.forest import seeds_said
+from saferlrm.plots.forest import INTERVALS, rates, seeds_said
 from saferlrm.plots.measures import BUDGETS, colour, condition_name, conditions
 from saferlrm.plots.organisms import organisms
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING
@@ -51,11 +52,10 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
     found = []
     for ax, suite in zip(axes[0], suites, strict=False):
         part = swept[swept["suite"] == suite]
-        for i, base in enumerate(bases):
-            rates = _sampled(part[part["base"] == base], ("value",)).sort_values("value")
-            found.append(rates)
-            look = {"color": colour(base, i), "marker": style.MARKERS[i]}
-            style.line(ax, rates["value"], rates["rate"], rates["low"], rates["high"], condition_name(base), **look)
+        for base in bases:
+            line = _sampled(part[part["base"] == base], ("value",)).sort_values("value")
+            found.append(line)
+            style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(SHORT_SUITES[suite])
         ax.set_xlabel("temperature")
         ax.set_xticks(sorted(part["value"].unique()))
@@ -85,17 +85,31 @@ def _cut_panel(ax: Axes, whole: pd.DataFrame, cut: pd.DataFrame, bases: list[str
         names = {("temperature", whole["value"].iloc[0]): "all\ntokens"} | names
     joined, drawn = pd.concat([whole, cut]), []
     for i, base in enumerate(bases):
-        rates = _sampled(joined[joined["base"] == base], ("kind", "value"))
-        at = np.array([list(names).index(one) for one in rates[["kind", "value"]].itertuples(index=False, name=None)])
-        errors = np.clip([rates["rate"] - rates["low"], rates["high"] - rates["rate"]], 0, None)
-        place = at + (i - (len(bases) - 1) / 2) * 0.2
-        ax.errorbar(
-            place, rates["rate"], yerr=errors, fmt=style.MARKERS[i], color=colour(base, i), markersize=7, elinewidth=2
-        )
-        drawn.append(rates)
+        dots = _sampled(joined[joined["base"] == base], ("kind", "value"))
+        at = np.array([list(names).index(one) for one in dots[["kind", "value"]].itertuples(index=False, name=None)])
+        errors = np.clip([dots["rate"] - dots["low"], dots["high"] - dots["rate"]], 0, None)
+        place = at + (i - (len(bases) - 1) / 2) * 0.7 / len(bases)
+        drawn_as = {key: value for key, value in look(base, bases).items() if key not in ("linestyle", "label")}
+        ax.errorbar(place, dots["rate"], yerr=errors, linestyle="", elinewidth=2, **drawn_as)
+        drawn.append(dots)
     ax.set_xticks(range(len(names)), list(names.values()))
     ax.grid(axis="x", visible=False)
     return drawn
+
+
+def look(base: str, bases: list[str]) -> dict[str, object]:
+    """How a model is drawn: its method's colour and marker; hollow and dashed where it learned from few examples."""
+    methods = list(dict.fromkeys(name.partition("/")[0] for name in bases))
+    i, few = methods.index(base.partition("/")[0]), base.endswith(f"/{FEW}")
+    shade = colour(base, i)
+    return {
+        "label": condition_name(base),
+        "color": shade,
+        "marker": style.MARKERS[i % len(style.MARKERS)],
+        "markerfacecolor": "white" if few else shade,
+        "linestyle": "--" if few else "-",
+        "markersize": 6,
+    }
 
 
 def _temperature_finding(swept: pd.DataFrame, bases: list[str]) -> str:
@@ -106,11 +120,11 @@ def _temperature_finding(swept: pd.DataFrame, bases: list[str]) -> str:
         ends = [_sampled(part[part["value"] == value], ("base",)).iloc[0] for value in (coldest, hottest)]
         rises += ends[1]["low"] > ends[0]["high"]
         fell = " (a fall)" if ends[1]["high"] < ends[0]["low"] else ""
-        said = f"{condition_name(base)} from {style.percent(ends[0]['rate'])} to {style.percent(ends[1]['rate'])}"
+        said = f"{condition_name(base)}: {style.percent(ends[0]['rate'])} to {style.percent(ends[1]['rate'])}"
         words.append(said + fell)
     return (
-        f"From temperature {coldest:g} to {hottest:g} attack success clearly rises for {rises} of {len(bases)} models: "
-        + ", ".join(words)
+        f"From temperature {coldest:g} to {hottest:g} attack success clearly rises for {rises} of {len(bases)} models. "
+        + _sentence(words)
     )
 
 
@@ -127,11 +141,10 @@ def safe_at_k(table: pd.DataFrame) -> Figure:
     figure, axes = style.canvas(len(suites), len(values), 2.3 * len(suites) + 1.7, width=10.5, sharey=True, sharex=True)
     for row, suite in zip(axes, suites, strict=True):
         for ax, value in zip(row, values, strict=True):
-            for i, base in enumerate(bases):
+            for base in bases:
                 chosen = (table["suite"] == suite) & (table["value"] == value) & (table["base"] == base)
                 part = table[chosen].sort_values("k")
-                look = {"color": colour(base, i), "marker": style.MARKERS[i], "markersize": 6}
-                style.line(ax, part["k"], part["safe"], part["low"], part["high"], condition_name(base), **look)
+                style.line(ax, part["k"], part["safe"], part["low"], part["high"], **look(base, bases))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel(SHORT_SUITES.get(suite, style.suite_name(suite)))
     for ax, value in zip(axes[0], values, strict=True):
@@ -146,9 +159,9 @@ def safe_at_k(table: pd.DataFrame) -> Figure:
     for base in bases:
         ends = part[part["base"] == base].set_index("k")["safe"]
         if {1, most} <= set(ends.index):
-            words.append(f"{condition_name(base)} {style.percent(ends[most])} (one answer: {style.percent(ends[1])})")
+            words.append(f"{condition_name(base)}: {style.percent(ends[most])} (one: {style.percent(ends[1])})")
     name = SHORT_SUITES.get(suites[-1], style.suite_name(suites[-1]))
-    finding = f"All of {most} answers are safe, at temperature {hottest:g} and on {name}: {', '.join(words)}"
+    finding = f"All of {most} answers are safe, at temperature {hottest:g} and on {name}. {_sentence(words)}"
     caption = (
         f"Share of prompts whose k answers are all safe; {style.counts(table['n'])} prompts, {table['samples'].max()} "
         "answers each. One alignment seed. Bands: 95\u00a0% intervals (Wilson, clustered by prompt)."
@@ -166,15 +179,15 @@ def adaptive(rows: pd.DataFrame) -> Figure:
     """
     needed = ("prompt_id", "attack_success", "base", "attack", "seed")
     style.require(rows, needed, "adaptive")
-    rates = evaluate.rates(rows.assign(method=rows["base"]), "attack_success", ("base", "attack"))
-    style.require(rates, (), "adaptive")
-    few = rates["base"].str.endswith(f"/{FEW}")
-    panels = [(BUDGETS["control"], rates[~few])]
+    drawn = rates(rows, "attack_success", ("base", "attack"))
+    style.require(drawn, (), "adaptive")
+    few = drawn["base"].str.endswith(f"/{FEW}")
+    panels = [(BUDGETS["control"], drawn[~few])]
     if few.any():
-        panels.append((BUDGETS[FEW], rates[few | (rates["base"] == BEFORE)]))
-    attacks = _attacks(rates["attack"])
+        panels.append((BUDGETS[FEW], drawn[few | (drawn["base"] == BEFORE)]))
+    attacks = _attacks(drawn["attack"])
     figure, axes = style.canvas(1, len(panels), 0.55 * len(attacks) + 2.1, width=10.5, sharey=True, sharex=True)
-    order = list(dict.fromkeys(name.partition("/")[0] for name in conditions(rates["base"])))
+    order = list(dict.fromkeys(name.partition("/")[0] for name in conditions(drawn["base"])))
     for ax, (title, part) in zip(axes[0], panels, strict=True):
         part = part.assign(base=part["base"].str.partition("/")[0])
         colours = {name: colour(name, i) for i, name in enumerate(order)}
@@ -182,9 +195,9 @@ def adaptive(rows: pd.DataFrame) -> Figure:
         ax.set_title(title)
         style.rate_axis(ax, "x", "attack success")
     seeds = seeds_said(rows.assign(method=rows["base"]))
-    caption = f"{style.counts(rates['n'])} prompts a dot.{seeds} {INTERVALS}"
+    caption = f"{style.counts(drawn['n'])} prompts a dot.{seeds} {INTERVALS}"
     shows = "Dots with intervals: a row for each attack, a panel for each alignment budget."
-    return style.finish(figure, _adaptive_finding(rates), caption, shows, axes[0, 0])
+    return style.finish(figure, _adaptive_finding(drawn), caption, shows, axes[0, 0])
 
 
 def attack_name(name: str) -> str:
@@ -204,20 +217,20 @@ def _attacks(found: pd.Series) -> list[str]:
     return style.in_order(found, ["none", *prefills, *list(ATTACK_NAMES)[1:]])
 
 
-def _adaptive_finding(rates: pd.DataFrame) -> str:
-    tried = rates[rates["attack"] != "none"]
-    tried = tried if len(tried) else rates
+def _adaptive_finding(drawn: pd.DataFrame) -> str:
+    tried = drawn[drawn["attack"] != "none"]
+    tried = tried if len(tried) else drawn
     worst = tried.loc[tried.groupby("base")["rate"].idxmax()].set_index("base")
     bases = [name for name in conditions(worst.index.to_series()) if name != BEFORE] or [BEFORE]
     attacks = worst.loc[bases, "attack"]
     if attacks.nunique() == 1:
-        said = "; ".join(f"{condition_name(base)} {style.percent(worst.loc[base, 'rate'])}" for base in bases)
-        return f"The strongest attack on every model is “{attack_name(attacks.iloc[0])}”: {said}"
+        said = _sentence(f"{condition_name(base)}: {style.percent(worst.loc[base, 'rate'])}" for base in bases)
+        return f"The strongest attack on every model is “{attack_name(attacks.iloc[0])}”. {said}"
     said = (
-        f"{condition_name(base)} {style.percent(worst.loc[base, 'rate'])} ({attack_name(attacks[base])})"
+        f"{condition_name(base)}: {style.percent(worst.loc[base, 'rate'])} ({attack_name(attacks[base])})"
         for base in bases
     )
-    return f"The strongest attack on each model: {'; '.join(said)}"
+    return f"The strongest attack on each model. {_sentence(said)}"
 
 
 def truncation(rows: pd.DataFrame) -> Figure:
@@ -240,11 +253,10 @@ def truncation(rows: pd.DataFrame) -> Figure:
     figure, axes = style.canvas(1, len(panels), 4.6, width=10.5, sharey=True)
     bases, sizes = conditions(rows["base"]), []
     for ax, (title, part, metric) in zip(axes[0], panels, strict=True):
-        for i, base in enumerate(bases):
-            rates = evaluate.rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
-            sizes.append(rates["n"])
-            look = {"color": colour(base, i), "marker": style.MARKERS[i]}
-            style.line(ax, rates["value"], rates["rate"], rates["low"], rates["high"], condition_name(base), **look)
+        for base in bases:
+            line = evaluate.rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
+            sizes.append(line["n"])
+            style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(title)
         ax.set_xlabel("most tokens of an answer")
         ax.set_xticks(sorted(rows["value"].unique()))
@@ -269,6 +281,11 @@ def _truncation_finding(harmful: pd.DataFrame, bases: list[str]) -> str:
     depends = "depends" if apart else "does not clearly depend"
     name = condition_name(base)
     return f"Attack success ({name}) {depends} on the token limit: {', '.join(said)}"
+
+
+def _sentence(words: Iterable[str]) -> str:
+    text = "; ".join(words)
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text  # λ stays what it is
 
 
 def _sampled(part: pd.DataFrame, by: tuple[str, ...]) -> pd.DataFrame:

@@ -44,4 +44,12 @@ class Study(Probing, Controls):
             "gradients": lambda study, seed: study.gradients(),
             "aligned": lambda study, seed: [study.aligned(name, seed) for name in ("sft", "presafe")],
             "evaluation": lambda study, seed: [study.scorecard(name, seed) for name in ("sft", "presafe")],
+            "controls": lambda study, seed: study.controls(),
+            "sweeps": lambda study, seed: None if study.profile.evidence.quick else study.sweeps(),
+            "rivals": lambda study, seed: study.rival_cards(),
+            "rival_choices": lambda study, seed: study.rival_choices(),
+            "temperature": lambda study, seed: study.temperature(),
+            "adaptive": lambda study, seed: study.adaptive(),
+            "truncation": lambda study, seed: study.truncation(),
+            "organisms": lambda study, seed: study.organisms(),
         }

@@ -135,6 +135,21 @@ class Base:
             )
         return path
 
+    def save_rows(self, name: str, rows: pd.DataFrame) -> Path:
+        """Writes tidy rows (one for each prompt, model, mode and sample, without texts) to ``results/tidy``.
+
+        Parquet, so that anyone can recompute the statistics; texts are left out.
+        """
+        folder = self.out / "results" / "tidy"
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f".{name}.{os.getpid()}.parquet"
+            rows.drop(columns=["thought", "answer", "text"], errors="ignore").to_parquet(
+                part, index=False, compression="zstd"
+            )
+            os.replace(part, folder / f"{name}.parquet")
+        return folder / f"{name}.parquet"
+
     def save_figure(self, figure: Figure, name: str) -> None:
         """Writes a figure to ``figures/<name>.png`` and ``.svg``."""
         folder = self.out / "figures"

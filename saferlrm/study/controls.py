@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from saferlrm import conditions
 from saferlrm.align.methods import METHODS
 from saferlrm.conditions import BEFORE, FEW, Condition
-from saferlrm.crossed import contrasts, holm
 from saferlrm.errors import SaferlrmError
 from saferlrm.rivals import RIVALS
 from saferlrm.study.robustness import Robustness
-
-METRIC_SUITES = {
-    "attack_success": ("harmful_unseen", "harmful_novel_wrapped", "scary_contrast"),
-    "refused": ("safe_but_scary", "benign_novel_wrapped"),
-    "correct": ("reasoning",),
-}
-PAIRS = [("sft", name) for name in conditions.CONTROLS if name != "sft"]
-CAUSES = [(name, "presafe") for name in ("detached", "shuffled", "random", "gold", "hard")]
 
 
 class Controls(Robustness):
@@ -57,6 +51,7 @@ class Controls(Robustness):
 
     def _rivals(self, listed: list[Condition]) -> pd.DataFrame:
         found = []
+        self.cards(listed, self.profile.evidence.seeds)
         for one in listed:
             for seed in self.profile.evidence.seeds if one.method != BEFORE else (0,):
                 rows, trained = self.card(one, seed), self.trained(one, seed)
@@ -69,25 +64,25 @@ class Controls(Robustness):
         found.append(decoding.assign(label=labels, train_seconds=0.0, train_tokens=0.0))
         return pd.concat(found, ignore_index=True)
 
-    def control(self, one: Condition) -> pd.DataFrame:
-        """One condition at all alignment seeds beside plain fine-tuning in the same setting and the unaligned model."""
-        plain = conditions.condition("sft/few" if one.few else "sft", one.group)
-        return self.cards([conditions.condition(BEFORE), plain, one], self.profile.evidence.seeds)
+    def control(self, name: str, seeds: Sequence[int] | None = None, **differs: Any) -> pd.DataFrame:
+        """One condition at other settings, beside plain fine-tuning at the same settings and the unaligned model.
 
+        Args:
+            name: a method, or a method and ``/few``.
+            seeds: alignment seeds; those of the controls by default.
+            differs: settings of the section ``alignment``, e.g. ``lambda_aux=1.0``.
 
-def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every control against plain fine-tuning, and PreSafe against the controls that would explain it away.
-
-    Rows of :func:`saferlrm.crossed.contrasts`, paired over prompts and seeds; p-values are corrected by Holm's method
-    for all comparisons on the same alignment set (``group``).
-    """
-    names = {one.name: f"{METHODS[one.method].label}{' (few)' if one.few else ''}" for one in conditions.controls()[1:]}
-    by, found = ("group", "suite", "mode"), []
-    pairs = [(one + end, two + end) for end in ("", f"/{FEW}") for one, two in PAIRS + CAUSES]
-    for metric, suites in METRIC_SUITES.items():
-        found.append(contrasts(rows[rows["suite"].isin(suites)], metric, pairs, by, names))
-    table = pd.concat(found, ignore_index=True)
-    return table.assign(p_holm=table.groupby("group")["p"].transform(lambda p: holm(p)))
+        Raises:
+            SaferlrmError: unknown method or setting, or a value out of range.
+        """
+        plain = conditions.condition(f"sft/{FEW}" if name.endswith(f"/{FEW}") else "sft", alignment=differs)
+        one = conditions.condition(name, alignment=differs)
+        listed = {c.name: c for c in (conditions.condition(BEFORE), plain, one)}
+        try:
+            one.settings(self.profile)
+        except ValidationError as problem:
+            raise SaferlrmError("; ".join(f"alignment.{e['loc'][0]}: {e['msg']}" for e in problem.errors())) from None
+        return self.cards(list(listed.values()), self.profile.evidence.seeds if seeds is None else seeds)
 
 
 def _listed(listed: list[Condition]) -> list[str]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import torch
 
 from saferlrm import attacks
 from saferlrm.conditions import BEFORE, CARD_SUITES, PREFILLED_TOKENS, Condition, condition
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.lm import LanguageModel
-from saferlrm.store import Artefact
+from saferlrm.profile import Profile
+from saferlrm.progress import track
+from saferlrm.store import Artefact, Store
 from saferlrm.study.aligning import Aligning
 from saferlrm.suites.types import Prompt
 
@@ -35,10 +41,28 @@ class Evidence(Aligning):
 
     def cards(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> pd.DataFrame:
         """Light cards, one below the other; ``before`` has no seeds and is answered once."""
-        found = [
-            self.card(one, seed) for one in conditions for seed in (seeds if one.method != BEFORE else (0,))
+        pairs = [(one, seed) for one in conditions for seed in (seeds if one.method != BEFORE else (0,))]
+        self.side_by_side(pairs)
+        return pd.concat([self.card(one, seed) for one, seed in pairs], ignore_index=True)
+
+    def side_by_side(self, pairs: Sequence[tuple[Condition, int]]) -> None:
+        """Computes cards in worker processes, one thread each, so that :meth:`card` finds them finished.
+
+        A small model keeps one core busy and a second one hardly: two processes do half as much again in the same time.
+        """
+        workers = min(self.profile.evidence.workers, len(pairs))
+        if workers < 2 or self.profile.device.startswith("cuda") or torch.cuda.is_available():
+            return
+        self.own_thoughts()  # what they share is computed once, here
+        for one in {one.name: one for one, _ in pairs if one.method != BEFORE}.values():
+            self.of(one).sources(one.method)
+        calls = [
+            (self.profile.model_dump_json(), self.store.root, self.store.shipped, one, seed) for one, seed in pairs
         ]
-        return pd.concat(found, ignore_index=True)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            for _ in track(pool.map(_card, *zip(*calls, strict=True)), "conditions", len(calls)):
+                pass
 
     def card(self, one: Condition, seed: int) -> pd.DataFrame:
         """Tidy rows of one condition and alignment seed, without texts.
@@ -138,12 +162,24 @@ class Evidence(Aligning):
         declared = self.declared() | settings | {"seeds": p.seeds, "organisms": organisms}
         declared |= {section: getattr(p, section).model_dump(mode="json") for section in sections}
         # Leaving the sweeps out changes no other table.
-        declared["evidence"].pop("quick")
+        for name in ("quick", "workers"):
+            declared["evidence"].pop(name)
 
         def write(folder: Path) -> None:
             build().to_parquet(folder / "rows.parquet", index=False, compression="zstd")
 
         return pd.read_parquet(self.stage(name, declared, {}, write, *CODE, *modules).path / "rows.parquet")
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
+
+
+def _card(profile: str, root: Path, shipped: Path | None, one: Condition, seed: int) -> None:
+    from saferlrm.study import Study
+
+    Study(Profile.model_validate_json(profile), Store(root, shipped)).card(one, seed)
 
 
 def tidy(rows: pd.DataFrame) -> pd.DataFrame:

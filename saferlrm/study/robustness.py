@@ -32,7 +32,7 @@ CUT_TEMPERATURE = 0.9
 CUTS = (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5), ("top_k", 50))
 CUT_SAMPLES, CUT_SUITES = 2, SAMPLED_SUITES[:2]
 LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
-ORGANISM_SEEDS = 2  # alignment seeds for each organism
+SAMPLED_SEEDS = 2  # alignment seeds of the models that are sampled
 N_DIRECTION, N_VALIDATION = 128, 32  # harmful prompts of each kind for the rivals, and as many benign ones (at most)
 Tables = Callable[[LanguageModel, str], Iterator[pd.DataFrame]]
 
@@ -92,8 +92,7 @@ class Robustness(Evidence):
                 yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
 
         declared = {"runs": [[key, value, asdict(d), n, suites] for key, value, d, n, suites in settings]}
-        seed = self.profile.evidence.seeds[0]
-        models = [(base + budget, seed) for budget in BUDGETS for base in BASES[1:]]
+        models = [(base, seed) for base in BASES[1:] for seed in e.sweep_seeds[:SAMPLED_SEEDS]]
         return self._rows("temperature", [(BEFORE, 0), *models], declared, tables)
 
     def safe_at_k(self) -> pd.DataFrame:
@@ -147,7 +146,7 @@ class Robustness(Evidence):
         Group ``robustness:organisms``; ``organism`` is the growth seed. Each organism has its own alignment sets,
         decisions and classifier.
         """
-        seeds = self.profile.evidence.sweep_seeds[:ORGANISM_SEEDS]
+        seeds = self.profile.evidence.sweep_seeds
         listed = [condition(base + budget) for budget in BUDGETS for base in BASES if base + budget != f"{BEFORE}/few"]
 
         def build() -> pd.DataFrame:

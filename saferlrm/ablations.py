@@ -1,0 +1,92 @@
+"""What the tables of the controls and the sweeps say: rates, and differences with corrected p-values."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from saferlrm import conditions
+from saferlrm.align.methods import METHODS
+from saferlrm.conditions import FEW
+from saferlrm.crossed import contrasts, crossed_rate, holm, outcomes
+from saferlrm.evaluate import rates
+
+METRIC_SUITES = {
+    "attack_success": ("harmful_unseen", "harmful_novel_wrapped", "scary_contrast"),
+    "refused": ("safe_but_scary", "benign_novel_wrapped"),
+    "correct": ("reasoning",),
+}
+PAIRS = [("sft", name) for name in conditions.CONTROLS if name != "sft"]
+CAUSES = [(name, "presafe") for name in ("detached", "shuffled", "random", "gold", "hard")]
+CAUSES += [(name, "presafe_decisions") for name in ("detached_decisions", "shuffled_decisions")]
+
+
+def control_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rates of every control, with intervals over prompts and seeds.
+
+    Columns ``group``, ``suite``, ``mode``, ``condition``, ``method``, ``metric``, ``rate``, ``low``, ``high``, ``n``
+    (prompts), ``seeds``.
+    """
+    found = []
+    for metric, suites in METRIC_SUITES.items():
+        part = rows[rows["suite"].isin(suites)]
+        for keys, one in part.groupby(["group", "suite", "mode", "condition", "method"], sort=False):
+            wide = outcomes(one, metric)
+            interval = crossed_rate(wide.to_numpy())
+            found.append(
+                dict(zip(("group", "suite", "mode", "condition", "method"), keys, strict=True))
+                | {"metric": metric, "rate": interval.estimate, "low": interval.low, "high": interval.high}
+                | {"n": interval.n, "seeds": wide.shape[1]}
+            )
+    return pd.DataFrame(found)
+
+
+def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every control against plain fine-tuning, and PreSafe against the controls that would explain it away.
+
+    Rows of :func:`saferlrm.crossed.contrasts`, paired over prompts and seeds; p-values are corrected by Holm's method
+    for all comparisons on the same alignment set (``group``).
+    """
+    names = {one.name: f"{METHODS[one.method].label}{' (few)' if one.few else ''}" for one in conditions.controls()[1:]}
+    by, found = ("group", "suite", "mode"), []
+    pairs = [(one + end, two + end) for end in ("", f"/{FEW}") for one, two in PAIRS + CAUSES]
+    for metric, suites in METRIC_SUITES.items():
+        found.append(contrasts(rows[rows["suite"].isin(suites)], metric, pairs, by, names))
+    table = pd.concat(found, ignore_index=True)
+    return table.assign(p_holm=table.groupby("group")["p"].transform(lambda p: holm(p)))
+
+
+def control_table(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Rates of the light card in every condition of ``rows``, and the difference of ``name`` to plain fine-tuning."""
+    plain = f"sft/{FEW}" if name.endswith(f"/{FEW}") else "sft"
+    found = []
+    for metric, suites in METRIC_SUITES.items():
+        part = rows[rows["suite"].isin(suites) & (rows["mode"] != "off")]
+        table = rates(part, metric, ("suite", "mode", "condition"))
+        table["text"] = [f"{r.rate:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
+        wide = table.pivot(index=["metric", "suite", "mode"], columns="condition", values="text").reset_index()
+        if name != plain:
+            gap = contrasts(part, metric, [(plain, name)])
+            gap["minus λ = 0"] = [f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in gap.itertuples()]
+            wide = wide.merge(gap[["suite", "mode", "minus λ = 0"]], how="left")
+        found.append(wide)
+    return pd.concat(found, ignore_index=True).fillna("")
+
+
+def sweep_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """PreSafe minus plain fine-tuning at each value of the sweeps that trained both; exploratory, not corrected.
+
+    Rows of :func:`saferlrm.crossed.contrasts` with ``sweep``, ``value`` and ``level``.
+    """
+    found = []
+    places = rows[["group", "value", "level"]].drop_duplicates()
+    for group, value, level in places.itertuples(index=False):
+        part = rows[(rows["group"] == group) & (rows["level"] == level)]
+        names = {row.method: row.condition for row in part[["method", "condition"]].drop_duplicates().itertuples()}
+        if not {"sft", "presafe"} <= set(names):
+            continue
+        called = {names["sft"]: "λ = 0", names["presafe"]: "PreSafe"}
+        for metric, suites in METRIC_SUITES.items():
+            chosen = part[part["suite"].isin(suites)]
+            table = contrasts(chosen, metric, [(names["sft"], names["presafe"])], names=called)
+            found.append(table.assign(sweep=group.partition(":")[2], value=value, level=level))
+    return pd.concat(found, ignore_index=True)

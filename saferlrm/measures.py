@@ -1,0 +1,257 @@
+"""Numbers that claims are decided by: each a function from the results to what was measured.
+
+Rates and differences carry the variance of prompts and of alignment seeds; see :mod:`saferlrm.crossed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from saferlrm.align.methods import METHODS
+from saferlrm.answers import WHO, Answers, Pair
+from saferlrm.conditions import BEFORE
+from saferlrm.crossed import (
+    crossed_difference,
+    crossed_odds_ratio,
+    crossed_rate,
+    crossed_ratio,
+    holm,
+    p_value,
+)
+from saferlrm.stats import Interval, bootstrap_mean
+from saferlrm.verdicts import Measured, Results, UnmeasuredError
+
+Measure = Callable[[Results], Measured]
+Parts = Callable[[Results], Mapping[str, Measured]]
+WORDS = ("TF-IDF + logistic regression",)  # what the prompts' words alone give away
+POINTS, SHARE, RATIO, TOKENS = "difference of rates", "rate", "ratio", "tokens"
+
+
+def share(of: Answers) -> Measure:
+    """A rate, or the mean of a number."""
+
+    def measure(results: Results) -> Measured:
+        found = of.read(results)
+        return _measured(crossed_rate(found.to_numpy()), _seeds((of, found)), SHARE)
+
+    return measure
+
+
+def change(before: Answers, after: Answers) -> Measure:
+    """``after`` minus ``before``, paired by prompt and, with the same number of seeds, by seed."""
+    return _compared(before, after, crossed_difference, POINTS)
+
+
+def ratio(before: Answers, after: Answers) -> Measure:
+    """``after`` over ``before``."""
+    return _compared(before, after, crossed_ratio, RATIO)
+
+
+def odds(before: Answers, after: Answers) -> Measure:
+    """Odds of ``after`` over the odds of ``before``."""
+    return _compared(before, after, crossed_odds_ratio, "ratio of odds")
+
+
+def reduction(before: Answers, after: Answers) -> Measure:
+    """By which share of ``before`` it is less ``after``: 1 - ratio."""
+
+    def measure(results: Results) -> Measured:
+        found = ratio(before, after)(results)
+        flipped = {"value": 1 - found.value, "low": 1 - found.high, "high": 1 - found.low}
+        return replace(found, **flipped, unit="share of what it was")
+
+    return measure
+
+
+def less(before: Answers, after: Answers) -> Measure:
+    """``before`` minus ``after``: by how much it fell."""
+    return change(after, before)
+
+
+def rise_lost(before: Answers, after: Answers) -> Measure:
+    """By how much less attack success rises from thinking off to on in ``after`` than it does in ``before``.
+
+    The two rises are joined by squares and not paired, which is wider than need be.
+    """
+
+    def measure(results: Results) -> Measured:
+        one, two = (change(who.but(mode="off"), who)(results) for who in (before, after))
+        value = one.value - two.value
+        low = value - np.hypot(one.value - one.low, two.high - two.value)
+        high = value + np.hypot(one.high - one.value, two.value - two.low)
+        return Measured(value, float(low), float(high), min(one.n, two.n), max(one.seeds, two.seeds), POINTS)
+
+    return measure
+
+
+def tokens_saved(before: Answers, after: Answers) -> Measure:
+    """Share of the tokens saved, and beside it how many an answer, with a bootstrap over prompts."""
+
+    def measure(results: Results) -> Measured:
+        found = reduction(before, after)(results)
+        one, two = (who.read(results).mean(axis=1) for who in (before, after))
+        drawn = bootstrap_mean((one - two).dropna())
+        also = {"tokens an answer": drawn.estimate, "bootstrap from": drawn.low, "to": drawn.high}
+        return replace(found, also=also)
+
+    return measure
+
+
+def only(measure: Measure, **also: Measure) -> Parts:
+    """A claim of one part; ``also`` are numbers that stand beside it, where they were measured."""
+
+    def parts(results: Results) -> Mapping[str, Measured]:
+        found = measure(results)
+        return {"": replace(found, also=dict(found.also) | _beside(results, also))}
+
+    return parts
+
+
+def every(**measures: Measure) -> Parts:
+    """A claim of several parts; underscores in their names are spaces."""
+    return lambda results: {name.replace("_", " "): measure(results) for name, measure in measures.items()}
+
+
+def family(pairs: Mapping[str, Pair], mine: str, bound: float) -> Parts:
+    """The comparison ``mine`` of a family, its p-value corrected by Holm for all that were measured.
+
+    Args:
+        pairs: name to (before, after).
+        bound: the difference that the p-values test, which is that of the claim's rule.
+    """
+
+    def parts(results: Results) -> Mapping[str, Measured]:
+        before, after = pairs[mine]
+        found = change(before, after)(results)
+        p = results.once((*pairs.items(), bound), lambda: _corrected(results, pairs, bound))
+        also = {"p, corrected": p[mine], "comparisons": float(len(p))}
+        also |= _beside(results, {_name(who): share(who) for who in (before, after)})
+        return {"": replace(found, p=p[mine], also=also)}
+
+    return parts
+
+
+def organisms(measure: Callable[[int], Measure], needed: int) -> Parts:
+    """The same measure on every organism, by growth seed.
+
+    Raises:
+        UnmeasuredError: there are fewer than ``needed`` organisms.
+    """
+
+    def parts(results: Results) -> Mapping[str, Measured]:
+        grown = sorted(int(seed) for seed in results.tidy("organisms")["organism"].unique())
+        if len(grown) < needed:
+            raise UnmeasuredError(f"{needed} organisms are needed and {len(grown)} were measured")
+        return {f"organism {seed}": measure(seed)(results) for seed in grown}
+
+    return parts
+
+
+def lowest_to_highest(of: Answers, setting: str) -> Measure:
+    """From the lowest to the highest value of a decoding setting, on the same prompts."""
+
+    def measure(results: Results) -> Measured:
+        tried, group = results.tidy(of.table), f"robustness:{setting}"
+        values = tried.loc[(tried["group"] == group) & (tried[WHO[of.table]] == of.who), "value"]
+        if values.nunique() < 2:
+            raise UnmeasuredError(f"fewer than two values of {setting} were tried with {of.who}")
+        low, high = (of.but(group=group, value=float(value)) for value in (values.min(), values.max()))
+        ends = {f"at {setting} {dict(end.where)['value']:g}": share(end) for end in (low, high)}
+        return replace(change(low, high)(results), also=_beside(results, ends))
+
+    return measure
+
+
+def probe(group: str, position: str = "pre_cot") -> Measure:
+    """AUROC of the linear probe before the chain of thought, at the last layer.
+
+    The layer is fixed in advance, because the best of several on the test prompts flatters.
+    """
+
+    def measure(results: Results) -> Measured:
+        table = results.table("03_probes")
+        here = table[(table["group"] == group) & (table["position"] == position) & (table["control"] == "probe")]
+        if here.empty:
+            raise UnmeasuredError(f"results/03_probes.json has no probe of {group} at {position}")
+        layer = here["layer"].max()
+        row = here[here["layer"] == layer].iloc[0]
+        words = table.loc[(table["group"] == group) & (table["control"] == "bag_of_words"), "auroc"]
+        also = {"layer": float(layer), "best layer": float(here["auroc"].max())}
+        also |= {"bag of words": float(words.iloc[0])} if len(words) else {}
+        return Measured(*(float(row[c]) for c in ("auroc", "low", "high")), int(row["n"]), 0, "AUROC", also)
+
+    return measure
+
+
+def classifier(group: str) -> Measure:
+    """AUROC of the BERT classifier for the model's own decision, with its accuracy and that of words beside it."""
+
+    def measure(results: Results) -> Measured:
+        table = results.table("04_classifier_scores")
+        here = table[table["group"] == group].set_index("model")
+        if "BERT" not in here.index:
+            raise UnmeasuredError(f"results/04_classifier_scores.json has no BERT row of {group}")
+        row = here.loc["BERT"]
+        also = {"accuracy": float(row["accuracy"])}
+        also |= {name: float(here.loc[name, "auroc"]) for name in WORDS if name in here.index}
+        learned = results.settings("04_classifier_scores").get("classifier", {}).get("n_prompts")
+        also |= {"prompts it learned from": float(learned)} if learned else {}
+        numbers = (float(row[c]) for c in ("auroc", "auroc_low", "auroc_high"))
+        return Measured(*numbers, int(row["n"]), 0, "AUROC", also)
+
+    return measure
+
+
+def _corrected(results: Results, pairs: Mapping[str, Pair], bound: float) -> dict[str, float]:
+    p = {}
+    for name, pair in pairs.items():
+        try:
+            p[name] = p_value(*_paired(results, *pair)[:2], bound)
+        except UnmeasuredError:
+            continue
+    return dict(zip(p, map(float, holm(list(p.values()))), strict=True))
+
+
+def _compared(
+    before: Answers, after: Answers, compare: Callable[[np.ndarray, np.ndarray], Interval], unit: str
+) -> Measure:
+    def measure(results: Results) -> Measured:
+        a, b, seeds = _paired(results, before, after)
+        return _measured(compare(a, b), seeds, unit)
+
+    return measure
+
+
+def _paired(results: Results, before: Answers, after: Answers) -> tuple[np.ndarray, np.ndarray, int]:
+    one, two = before.read(results), after.read(results)
+    shared = one.index.intersection(two.index)
+    if not len(shared):
+        raise UnmeasuredError(f"{before.who} and {after.who} have no prompt in common in results/tidy")
+    return one.loc[shared].to_numpy(), two.loc[shared].to_numpy(), _seeds((before, one), (after, two))
+
+
+def _seeds(*read: tuple[Answers, pd.DataFrame]) -> int:
+    """The fewest alignment seeds of the aligned models; 0 if there is none."""
+    return min((found.shape[1] for who, found in read if who.who != BEFORE), default=0)
+
+
+def _name(of: Answers) -> str:
+    return METHODS[of.who.partition("/")[0]].label
+
+
+def _measured(found: Interval, seeds: int, unit: str) -> Measured:
+    return Measured(found.estimate, found.low, found.high, found.n, seeds, unit)
+
+
+def _beside(results: Results, also: Mapping[str, Measure]) -> dict[str, float]:
+    found = {}
+    for name, measure in also.items():
+        try:
+            found[name] = measure(results).value
+        except UnmeasuredError:
+            continue
+    return found

@@ -1,0 +1,70 @@
+"""The claims ledger in one picture: a row for each claim, whatever became of it."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from saferlrm.plots import style
+from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
+from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
+
+COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict")
+# Shape, colour, and how a title says it of several claims.
+SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
+AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
+VALUE, RULE, EDGE = 2.2, 4.75, 7.0  # where the texts begin, in units of the columns of verdicts
+WRAP, LINE, WIDTH = 62, 0.17, 13.0  # characters; inches
+
+
+def claims_ledger(table: pd.DataFrame) -> Figure:
+    """Every claim with its verdict, what was measured and what would have been needed.
+
+    Args:
+        table: as :func:`saferlrm.claims.ledger` returns it; rows keep their order.
+    """
+    style.require(table, COLUMNS, "claims_ledger")
+    names = [textwrap.fill(claim, WRAP) for claim in table["claim"]]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure, axes = style.canvas(1, 1, 1.9 + (LINE * lines + 0.06) * len(names), width=WIDTH)
+    ax = axes[0, 0]
+    label_rows([ax], names)
+    for verdict in VERDICTS:
+        shape, shade, _ = SIGNS[verdict]
+        rows = [i for i, found in enumerate(table["verdict"]) if found == verdict]
+        face = "white" if verdict == UNDECIDED else shade
+        ax.plot(
+            [AT[verdict]] * len(rows), rows, shape, color=shade, markerfacecolor=face, markersize=9,
+            markeredgewidth=1.6, label=verdict,
+        )  # fmt: skip
+    for i, row in enumerate(table.itertuples()):
+        ax.text(VALUE, i, _measured(row), va="center", fontsize=10.5)
+        ax.text(RULE, i, row.rule.replace("; ", "\n"), va="center", fontsize=10, color=style.GREY, linespacing=1.0)
+    for at, text in ((VALUE, "measured"), (RULE, "the claim holds if")):
+        ax.text(at, -0.7, text, fontweight="bold", va="bottom", fontsize=11)
+    ax.set_xlim(0, EDGE)
+    ax.set_xticks([])
+    ax.grid(visible=False)
+    for side in ("top", "right", "bottom", "left"):
+        ax.spines[side].set_visible(False)
+    counts = table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
+    told = ", ".join(f"{counts[verdict]} {SIGNS[verdict][2]}" for verdict in VERDICTS)
+    measured = table.loc[table["n"] > 0, "n"]
+    size = f"{style.counts(measured)} prompts. " if len(measured) else ""
+    caption = (
+        f"{size}Values with 95 % intervals over prompts and alignment seeds; of several parts, the one that decided. "
+        "A claim holds if the whole interval is on its side of the bound, and does not hold if the whole "
+        "interval is on the other side."
+    )
+    listed = " ".join(f"{row.claim} {row.verdict.capitalize()}." for row in table.itertuples())
+    figure = style.finish(figure, f"{len(table)} claims: {told}", caption, "A table of claims and verdicts.", ax)
+    figure.set_label(f"{style.alt_text(figure)} {listed}")
+    return figure
+
+
+def _measured(row: tuple) -> str:
+    if pd.isna(row.low) and pd.isna(row.high):
+        return "not measured"
+    return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"

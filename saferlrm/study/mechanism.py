@@ -1,0 +1,229 @@
+"""How alignment works inside the model: probes, shifts of the latent, causal tests, knowing and saying, gradients."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from saferlrm import causal, mechanism
+from saferlrm.align.gradient_path import GradientPath
+from saferlrm.align.head import resolve_layer
+from saferlrm.align.trainer import align
+from saferlrm.conditions import BEFORE, FEW, condition
+from saferlrm.store import Artefact
+from saferlrm.study.base import digest
+from saferlrm.study.evidence import Evidence
+from saferlrm.suites import synthetic
+from saferlrm.suites.types import Prompt
+
+CONDITIONS = (BEFORE, "sft", "presafe", "detached", "shuffled", f"sft/{FEW}", f"presafe/{FEW}")
+KNOW_CONDITIONS = (BEFORE, "sft", "presafe", f"sft/{FEW}", f"presafe/{FEW}")
+CAUSAL_CONDITIONS = (BEFORE, "sft", "presafe")
+GRADIENT_CONDITIONS = ("presafe", f"presafe/{FEW}")
+GROUPS = ("direct", "novel_wrapped")  # held-out contrasts
+CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS = ("harmful_unseen", "benign"), 80, 2
+GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 16, 10, 2  # examples of each kind
+
+
+class Mechanism(Evidence):
+    """Stages of the mechanism. Alignment seeds are those of the sweeps; the unaligned model is read once."""
+
+    def mechanism_probes(self, conditions: Sequence[str] = CONDITIONS) -> pd.DataFrame:
+        """AUROC of probes for harm by layer and token, and the refusal direction, before and after alignment.
+
+        Columns of :func:`saferlrm.mechanism.probe_by_layer`, and ``condition``, ``method``, ``seed``, ``organism``.
+        """
+        return self._of_models("mechanism_probes", "probes", conditions)
+
+    def mechanism_shift(self, conditions: Sequence[str] = CONDITIONS) -> pd.DataFrame:
+        """How far alignment moved the latent along and beside directions of the unaligned model.
+
+        Columns of :func:`saferlrm.mechanism.shift_table`: one row for each ``condition`` (with ``method`` and
+        ``organism``), ``harmful``, ``layer`` and ``direction``; alignment seeds are pooled.
+        """
+        aligned = [name for name in conditions if name != BEFORE]
+
+        def build() -> pd.DataFrame:
+            table = mechanism.shift_table(self._of_models("mechanism_shifts", "shift", aligned))
+            return table.assign(method=table["condition"].str.partition("/")[0], organism=self.profile.growth.seed)
+
+        return self.collected("mechanism_shift", build, "saferlrm.mechanism", conditions=list(aligned))
+
+    def mechanism_causal(self, conditions: Sequence[str] = CAUSAL_CONDITIONS) -> pd.DataFrame:
+        """Tidy rows of the answers with a model's own refusal direction, or a random one, added or removed.
+
+        Group ``mechanism:causal``; columns of :func:`saferlrm.causal.causal`, and ``base``, ``condition``, ``method``,
+        ``value`` (the scale), ``seed``, ``organism``.
+        """
+        prompts = {name: part[:CAUSAL_PROMPTS] for name, part in self.first(CAUSAL_SUITES).items()}
+        settings = {"prompts": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES}
+
+        def one(name: str, seed: int) -> pd.DataFrame:
+            trained = self.trained(name, seed)
+
+            def build(folder: Path) -> None:
+                lm, batch = self.load(None if trained is None else trained.path / "adapter"), self._batch
+                directions = causal.refusal_directions(lm, self._groups()[mechanism.TRAIN], batch)
+                rows = causal.causal(lm, prompts, directions, self.decoding(), batch, seed=seed)
+                rows.to_parquet(folder / "rows.parquet", index=False)
+
+            return self._named(self._stage("mechanism_causal_of_model", settings, trained, build), "rows", name, seed)
+
+        def build() -> pd.DataFrame:
+            rows = pd.concat([one(*model) for model in self._models(conditions, CAUSAL_SEEDS)], ignore_index=True)
+            done = rows["intervention"] + ":" + rows["direction"] + "@" + rows["where"]
+            place = "layer=" + rows["layer"].astype(str) + ",scale=" + rows["scale"].map("{:g}".format)
+            named = rows["condition"] + "+" + done + ":" + place
+            return rows.assign(
+                base=rows["condition"], value=rows["scale"],
+                condition=rows["condition"].where(rows["intervention"] == "none", named),
+            )  # fmt: skip
+
+        modules = ("saferlrm.causal", "saferlrm.mechanism")
+        return self.collected("mechanism_causal", build, *modules, **settings, conditions=list(conditions))
+
+    def mechanism_know(self, conditions: Sequence[str] = KNOW_CONDITIONS) -> pd.DataFrame:
+        """Whether a model knows of the harm before it thinks, says so in its thought, and refuses; a row a prompt.
+
+        Group ``mechanism:know``; columns of :func:`saferlrm.causal.know_but_dont_say`, and ``condition``, ``method``,
+        ``seed``, ``organism``. :func:`saferlrm.causal.know_table` counts them.
+        """
+        suites = self.first([suite for group in GROUPS for suite in synthetic.CONTRASTS[group]])
+
+        def one(name: str, seed: int) -> pd.DataFrame:
+            read, trained = self._read(name, seed), self.trained(name, seed)
+
+            def build(folder: Path) -> None:
+                lm = self.load(None if trained is None else trained.path / "adapter")
+                p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
+                rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch)
+                rows.to_parquet(folder / "rows.parquet", index=False)
+
+            stage = self._stage("mechanism_know_of_model", {"layer": self._head_layer}, trained, build, read=read)
+            return self._named(stage, "rows", name, seed)
+
+        def build() -> pd.DataFrame:
+            rows = pd.concat([one(*model) for model in self._models(conditions)], ignore_index=True)
+            return rows.assign(group="mechanism:know")
+
+        modules = ("saferlrm.causal", "saferlrm.mechanism")
+        return self.collected("mechanism_know", build, *modules, conditions=list(conditions), groups=GROUPS)
+
+    def gradient_path(self, conditions: Sequence[str] = GRADIENT_CONDITIONS) -> pd.DataFrame:
+        """Norms, cosine and direction of both gradients along alignment, on the same few examples.
+
+        Columns of :meth:`saferlrm.align.gradient_path.GradientPath.table`, and ``epoch``, ``condition``, ``method``,
+        ``seed``, ``organism``. The runs repeat those of :meth:`aligned` and end with the same adapters.
+        """
+        few = self._gradient_examples()
+        counts = {"examples": len(few), "points": GRADIENT_POINTS}
+
+        def one(name: str, seed: int) -> pd.DataFrame:
+            method, study = condition(name).method, self.of(condition(name))
+            labelled, settings = study._prepared(method, seed)
+            steps = math.ceil(math.ceil(len(labelled) / settings.batch_size) * settings.epochs)
+            layer = resolve_layer(settings.head_layer, self.load().n_layers)
+            position = settings.head_token if settings.head_token in mechanism.POSITIONS else "pre_cot"
+            direction = self._unaligned.differences[position, layer]
+            watch = GradientPath(self.load(), few, settings.head_token, direction, max(1, steps // GRADIENT_POINTS))
+            # Not in the stage's folder: a run that went on from a checkpoint would lack its first measurements.
+            with tempfile.TemporaryDirectory() as folder:
+                p = self.profile
+                align(
+                    self.model, labelled, settings, seed, folder, dtype=p.dtype, device=p.device, callbacks=[watch]
+                )  # fmt: skip
+            table = watch.table()
+            return table.assign(
+                epoch=table["step"] / steps * settings.epochs, condition=name, method=method, seed=seed,
+                organism=self.profile.growth.seed,
+            )  # fmt: skip
+
+        def build() -> pd.DataFrame:
+            return pd.concat([one(*model) for model in self._models(conditions, GRADIENT_SEEDS)], ignore_index=True)
+
+        modules = ("saferlrm.align.gradient_path", "saferlrm.mechanism")
+        return self.collected("gradient_path", build, *modules, **counts, conditions=list(conditions))
+
+    @cached_property
+    def _unaligned(self) -> mechanism.Unaligned:
+        return mechanism.Unaligned.of(mechanism.read(self.load(), self._groups(), self._batch), self.profile.data_seed)
+
+    @property
+    def _batch(self) -> int:
+        return self.profile.decoding.batch_size
+
+    @cached_property
+    def _head_layer(self) -> int:
+        """The layer whose state counts as the latent decision: the head's."""
+        return resolve_layer(self.profile.alignment.head_layer, self.load().n_layers)
+
+    def _groups(self) -> dict[str, list[Prompt]]:
+        """Training prompts of the probes, and the first prompts of the held-out contrasts."""
+        p = self.profile
+        half = p.probe.n_train // 2
+        groups = {mechanism.TRAIN: synthetic.training_prompts(p.probe.n_train - half, half, p.data_seed, "probe")}
+        for name in GROUPS:
+            groups[name] = [prompt for part in self.first(synthetic.CONTRASTS[name]).values() for prompt in part]
+        return groups
+
+    def _gradient_examples(self) -> list:
+        """The same labelled examples for every run: harmful and benign ones in equal number."""
+        labelled, _ = self._prepared("presafe", self.profile.seeds[0])
+        order = np.random.default_rng(self.profile.data_seed).permutation(len(labelled))
+        return [
+            labelled[i]
+            for harmful in (True, False)
+            for i in [i for i in order if (labelled[i].source == "harmful") == harmful][:GRADIENT_EXAMPLES]
+        ]
+
+    def _models(self, conditions: Sequence[str], seeds: int | None = None) -> list[tuple[str, int]]:
+        chosen = self.profile.evidence.sweep_seeds[:seeds]
+        return [(name, seed) for name in conditions for seed in (chosen if name != BEFORE else (0,))]
+
+    def _of_models(self, stage: str, part: str, conditions: Sequence[str]) -> pd.DataFrame:
+        """One table of the readings of several models, one below the other."""
+
+        def build() -> pd.DataFrame:
+            found = [self._named(self._read(*model), part, *model) for model in self._models(conditions)]
+            return pd.concat(found, ignore_index=True)
+
+        return self.collected(stage, build, "saferlrm.mechanism", conditions=list(conditions), groups=GROUPS)
+
+    def _read(self, name: str, seed: int) -> Artefact:
+        """What is measured on the hidden states of one model: ``probes``, ``shift`` and ``latent``."""
+        trained = self.trained(name, seed)
+
+        def build(folder: Path) -> None:
+            lm = self.load(None if trained is None else trained.path / "adapter")
+            reading = mechanism.read(lm, self._groups(), self._batch)
+            mechanism.probe_by_layer(reading, self._unaligned).to_parquet(folder / "probes.parquet", index=False)
+            penalty = self._unaligned.probes["pre_cot", self._head_layer].C
+            decided = mechanism.latent_decision(reading, self._head_layer, penalty)
+            latent = pd.DataFrame({"prompt_id": list(decided), "p_harm": list(decided.values())})
+            latent.to_parquet(folder / "latent.parquet", index=False)
+            if trained is not None:
+                shift = mechanism.latent_shift(reading, self._unaligned, seed=self.profile.data_seed)
+                shift.to_parquet(folder / "shift.parquet", index=False)
+
+        settings = {"prompts": digest(p.text for part in self._groups().values() for p in part)}
+        return self._stage("mechanism_of_model", settings | {"layer": self._head_layer}, trained, build)
+
+    def _stage(self, name: str, settings: dict, trained: Artefact | None, build, **inputs: Artefact) -> Artefact:
+        inputs |= {} if trained is None else {"aligned": trained}
+        declared = self.declared() | settings | {"probe": self.profile.probe.model_dump(mode="json")}
+        modules = ("saferlrm.causal", "saferlrm.mechanism", "saferlrm.suites.synthetic")
+        return self.stage(name, declared, inputs, build, *modules)
+
+    def _named(self, artefact: Artefact, part: str, name: str, seed: int) -> pd.DataFrame:
+        return pd.read_parquet(artefact.path / f"{part}.parquet").assign(
+            condition=name,
+            method=condition(name).method,
+            seed=0 if name == BEFORE else seed,
+            organism=self.profile.growth.seed,
+        )

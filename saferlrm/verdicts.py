@@ -1,0 +1,272 @@
+"""What a verdict is made of: results read from disk, a measured number with its interval, and a rule fixed in advance.
+
+A claim *holds* if the whole interval lies on its side of the bound, *does not hold* if the whole interval lies on the
+other side, and otherwise *cannot be decided here*. Nothing is decided by a number that was not measured, by one
+alignment seed, or by a comparison that does not survive the correction for the number of comparisons beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+
+from saferlrm.errors import SaferlrmError
+from saferlrm.store import repository
+
+T = TypeVar("T")
+Verdict = Literal["holds", "does not hold", "cannot be decided here"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+UNDECIDED: Verdict = "cannot be decided here"
+VERDICTS: tuple[Verdict, ...] = (HOLDS, FAILS, UNDECIDED)
+Grounding = Literal["abstract", "digest (second-hand)", "popularising page, not in the abstract"]
+ABSTRACT: Grounding = "abstract"
+DIGEST: Grounding = "digest (second-hand)"
+PAGE: Grounding = "popularising page, not in the abstract"
+
+SEEDS_NEEDED = 2  # fewer alignment seeds say nothing about how much seeds matter
+ALPHA = 0.05  # of corrected p-values, as of the 95 % intervals
+
+
+class UnmeasuredError(SaferlrmError):
+    """What a claim needs was not measured; the text says what is missing."""
+
+
+class Results:
+    """The results folder: tidy tables and aggregated tables, read when they are asked for and kept.
+
+    Args:
+        folder: holds ``tidy/*.parquet`` and ``*.json``; the checkout's own ``results`` by default.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else repository() / "results"
+        self._kept: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns, computed for the first who asks for ``key`` and kept for the others."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def tidy(self, name: str) -> pd.DataFrame:
+        """Rows of ``tidy/<name>.parquet``, one for each prompt x model x mode x sample.
+
+        Raises:
+            UnmeasuredError: there is no such file.
+            SaferlrmError: it cannot be read.
+        """
+        path = self._path(f"tidy/{name}.parquet")
+        try:
+            return self.once(path, lambda: pd.read_parquet(path))
+        except (OSError, ValueError) as problem:
+            raise SaferlrmError(f"{path} cannot be read ({problem}); run the study again") from None
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Rows of ``<name>.json``; raises as :meth:`tidy` does."""
+        return pd.DataFrame(self._read(name)["rows"])
+
+    def settings(self, name: str) -> Mapping[str, Any]:
+        """The profile that ``<name>.json`` was computed with."""
+        return self._read(name).get("evidence", {}).get("profile", {})
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self._path(f"{name}.json")
+        try:
+            return self.once(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as problem:
+            raise SaferlrmError(f"{path} is not valid JSON ({problem}); run the study again") from None
+
+    def _path(self, name: str) -> Path:
+        if not (self.folder / name).is_file():
+            raise UnmeasuredError(f"results/{name} is not there")
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval.
+
+    Attributes:
+        n: prompts; ``seeds``: alignment seeds, 0 where no aligned model takes part.
+        unit: what the number counts, for a table.
+        also: other numbers that a reader needs beside it.
+        p: p-value of the rule's bound, corrected within its family of comparisons; ``None`` outside a family.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+    unit: str
+    also: Mapping[str, float] = field(default_factory=dict)
+    p: float | None = None
+
+    def __str__(self) -> str:
+        size = f"n = {self.n}" + (f", {self.seeds} seed{'s' * (self.seeds != 1)}" if self.seeds else "")
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}] ({size})"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The values on the claim's side, bounds included: ``low`` to ``high``, one of which may be infinite."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"at least {self.low:g}"
+        return f"at most {self.high:g}" if math.isinf(self.low) else f"between {self.low:g} and {self.high:g}"
+
+    def decide(self, found: Measured) -> tuple[Verdict, str]:
+        """The verdict on one measured number, and the reason."""
+        if found.seeds and found.seeds < SEEDS_NEEDED:
+            return UNDECIDED, f"only {found.seeds} alignment seed was measured"
+        if math.isnan(found.value):
+            return UNDECIDED, "there is nothing to divide by"
+        inside = self.low <= found.low and found.high <= self.high
+        outside = found.high < self.low or found.low > self.high
+        if not inside and not outside:
+            return UNDECIDED, "the interval crosses the bound"
+        if found.p is not None and found.p >= ALPHA:
+            return UNDECIDED, f"the bound is not excluded after Holm's correction (p = {found.p:.3f})"
+        side = "the claim's" if inside else "the other"
+        return (HOLDS if inside else FAILS), f"the whole interval is on {side} side"
+
+
+def at_least(bound: float) -> Rule:
+    """The claim's side is the bound and above."""
+    return Rule(low=bound)
+
+
+def at_most(bound: float) -> Rule:
+    """The claim's side is the bound and below."""
+    return Rule(high=bound)
+
+
+def within(low: float, high: float) -> Rule:
+    """The claim's side is between the bounds."""
+    return Rule(low, high)
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A verdict, the number that decided it (``None`` if nothing was measured) and the reason in one sentence."""
+
+    verdict: Verdict
+    measured: Measured | None
+    why: str
+
+
+def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> Ruling:
+    """The verdict on a claim of one part or several.
+
+    A claim of several parts holds if every part does, and does not hold if one of them does not.
+
+    Args:
+        parts: name of the part (empty if there is only one) to what was measured.
+        rules: one rule for all parts, or one for each.
+    """
+    if not parts:
+        raise SaferlrmError("a claim needs at least one measured part")
+    decided = {}
+    for name, found in parts.items():
+        rule = rules if isinstance(rules, Rule) else rules[name]
+        decided[name] = (found, *rule.decide(found), rule)
+    verdict = next(v for v in (FAILS, UNDECIDED, HOLDS) if any(v == d[1] for d in decided.values()))
+    why = "; ".join(
+        f"{f'{name}: ' if name else ''}{found} against {rule}: {reason}"
+        for name, (found, _, reason, rule) in decided.items()
+    )
+    return Ruling(verdict, next(d[0] for d in decided.values() if d[1] == verdict), why + ".")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        id: short and unique; ``wording``: what is claimed, in our words.
+        source: who claims it; ``url``: its address or arXiv id.
+        grounding: where the claim was read.
+        metric: what is measured, in words; ``scope``: what it is measured on.
+        measure: the measured parts of the claim.
+        rule: the values on the claim's side; one rule for all parts or one for each.
+    """
+
+    id: str
+    wording: str
+    source: str
+    url: str
+    grounding: Grounding
+    metric: str
+    measure: Callable[[Results], Mapping[str, Measured]]
+    rule: Rule | Mapping[str, Rule]
+    scope: str
+
+    @property
+    def rule_in_words(self) -> str:
+        """The claim's side of the bound, for each part."""
+        if isinstance(self.rule, Rule):
+            return str(self.rule)
+        return "; ".join(f"{part}: {rule}" for part, rule in self.rule.items())
+
+    def judge(self, results: Results) -> Ruling:
+        """The verdict on these results; what was not measured cannot be decided."""
+        try:
+            return rule_on(self.measure(results), self.rule)
+        except UnmeasuredError as missing:
+            return Ruling(UNDECIDED, None, f"Not measured: {missing}.")
+
+
+def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
+    """Every claim with its verdict, in the given order.
+
+    Returns:
+        Columns ``id``, ``claim``, ``source``, ``url``, ``grounding``, ``metric``, ``rule``, ``value``, ``low``,
+        ``high`` (95 %; of the part that decided, missing where nothing was measured), ``n`` (prompts), ``seeds``
+        (alignment seeds, 0 where none takes part), ``unit``, ``scope``, ``verdict``, ``why`` (one sentence with the
+        numbers), ``also`` (other numbers).
+    """
+    rows = []
+    for claim in claims:
+        ruling = claim.judge(results)
+        found = ruling.measured
+        rows.append(
+            {
+                "id": claim.id,
+                "claim": claim.wording,
+                "source": claim.source,
+                "url": claim.url,
+                "grounding": claim.grounding,
+                "metric": claim.metric,
+                "rule": claim.rule_in_words,
+                "value": found.value if found else float("nan"),
+                "low": found.low if found else float("nan"),
+                "high": found.high if found else float("nan"),
+                "n": found.n if found else 0,
+                "seeds": found.seeds if found else 0,
+                "unit": found.unit if found else "",
+                "scope": claim.scope,
+                "verdict": ruling.verdict,
+                "why": ruling.why,
+                "also": "; ".join(f"{name}: {number(v)}" for name, v in found.also.items()) if found else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def number(value: float) -> str:
+    """A number for a sentence: three decimals for rates, fewer for what is large or whole."""
+    if math.isinf(value) or math.isnan(value):
+        return {math.inf: "∞", -math.inf: "-∞"}.get(value, "undefined")
+    digits = 3 if abs(value) < 3 else 0 if value == round(value) or abs(value) >= 100 else 2
+    return f"{round(value, digits) + 0.0:.{digits}f}"
