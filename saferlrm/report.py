@@ -138,6 +138,7 @@ def render(
     sections = {
         "Targets": _goals(goals),
         "What falls short": _shortfalls(goals),
+        "Claims": _claims(next((result.rows for result in results if result.name.endswith("_claims")), None)),
         "Figures": "".join(_figure(path) for path in figures) or "<p>No figures yet.</p>",
         "Tables": "".join(_result(result) for result in results),
         "What was run": _run(profile, stages, timings),
@@ -178,6 +179,25 @@ def _shortfalls(goals: pd.DataFrame) -> str:
     if not found:
         return "<p>Nothing: every target is met, and every interval lies on the right side of its bound.</p>"
     return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in found)}</ul>"
+
+
+def _claims(ledger: pd.DataFrame | None) -> str:
+    """The claims ledger: every claim, its source, what was measured and the verdict, in the ledger's order."""
+    if ledger is None:
+        return "<p>The ledger was not computed yet; execute its notebook.</p>"
+    looks = {"holds": "met", "does not hold": "missed"}
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdict"].value_counts().items())
+    rows = []
+    for row in ledger.itertuples():
+        cells = (row.claim, f"{row.source}; {row.grounding}", row.metric, row.rule, row.why)
+        told = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+        look = looks.get(row.verdict, "unsure")
+        rows.append(f'<tr><td class="{look}">{html.escape(row.verdict)}</td>{told}</tr>')
+    head = "".join(f"<th>{name}</th>" for name in ("verdict", "claim", "source", "metric", "rule", "measured here"))
+    return (
+        f"<p>{len(ledger)} claims: {counted}. Verdicts are computed from intervals by rules fixed in the code.</p>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -151,7 +151,7 @@ def test_a_second_call_reads_what_is_there(study, monkeypatch):
 
 
 def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tmp_path, monkeypatch):
-    monkeypatch.setattr("saferlrm.study.robustness.ORGANISM_SEEDS", 1)
+    monkeypatch.setattr("saferlrm.study.robustness.BASES", ("before", "presafe"))
     study = Robustness("smoke", Store(tmp_path))
     cut = study.truncation()
     most = study.profile.decoding.max_new_tokens
@@ -162,7 +162,7 @@ def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tm
     assert before.is_monotonic_decreasing
     assert before.iloc[0] > 0.5
     cards = study.organisms()
-    assert set(cards["condition"]) == {"before", "sft", "presafe", "sft/few", "presafe/few"}
+    assert set(cards["condition"]) == {"before", "presafe", "presafe/few"}
     assert set(cards.loc[cards["condition"] == "before", "mode"]) == {"off", "on", "prefilled"}
     assert set(cards.loc[cards["condition"] == "presafe/few", "mode"]) == {"on", "prefilled"}
     assert set(cards["organism"]) == set(study.profile.evidence.organisms)

@@ -162,8 +162,8 @@ class Evidence(Aligning):
         declared = self.declared() | settings | {"seeds": p.seeds, "organisms": organisms}
         declared |= {section: getattr(p, section).model_dump(mode="json") for section in sections}
         # Leaving the sweeps out changes no other table.
-        for name in ("quick", "workers"):
-            declared["evidence"].pop(name)
+        for changes_nothing in ("quick", "workers"):
+            declared["evidence"].pop(changes_nothing)
 
         def write(folder: Path) -> None:
             build().to_parquet(folder / "rows.parquet", index=False, compression="zstd")
