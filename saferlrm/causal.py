@@ -1,8 +1,11 @@
 """Does a model act on what it holds? Steering its refusal direction, and what it knows, says and does.
 
 A probe shows what can be read from a state, not what is used. Here the state is changed and the answer looked at
-(Arditi et al., arXiv 2406.11717, at the pre-CoT token as well), and where nothing is changed, three things are held
-against each other: what a probe reads before the thought, what the thought says, and what the answer does.
+(Arditi et al., arXiv 2406.11717; here also at the pre-CoT token alone), and where nothing is changed, three things are
+held against each other: what a probe reads before the thought, what the thought says, and what the answer does.
+
+The last layer's state at a token is read by no other token: changed at the pre-CoT token alone, it alters the next
+token, and only what follows from that.
 """
 
 from __future__ import annotations
@@ -13,8 +16,11 @@ from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from saferlrm.activations import extract
+from saferlrm.align.head import decoder_blocks
+from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding
@@ -25,7 +31,7 @@ from saferlrm.stats import rate
 from saferlrm.steering import Direction, SteeringMode, Where, refusal_direction, steer
 from saferlrm.suites.types import Prompt
 
-SCALES = (1.0, 2.0, 4.0)  # in lengths of the difference between the means
+SCALES = (1.0, 2.0)  # in lengths of the difference between the means
 ALL_LAYERS = 0  # in the column ``layer``: all steered layers at once
 # What counts as saying that something is harmful: a harmful kind by its name, or what the world's refusals say of it.
 # With the article, because a thing may be called a doom-scam, and a story may tell of somebody who poisons another.
@@ -39,18 +45,48 @@ _HARM = re.compile(rf"\b(?:{'|'.join(HARM_PHRASES)})\b", re.IGNORECASE)
 CELL = ("knows", "says", "refused")
 
 
-def refusal_directions(lm: LanguageModel, train: Sequence[Prompt], batch_size: int = 64) -> dict[int, Direction]:
-    """A model's refusal direction at its pre-CoT token, by layer, for all layers but the last.
+def refusal_directions(
+    lm: LanguageModel, prompts: Sequence[Prompt], mode: ThinkingMode = "on", batch_size: int = 64
+) -> dict[int, Direction]:
+    """From benign to harmful prompts at the last token of the rendered prompt, by layer from 1.
 
-    Hidden states of the last layer are normalised, those that are steered are not; and what is changed there at one
-    token reaches no other token.
+    States are the outputs of the blocks, which is what :func:`saferlrm.steering.steer` changes: those of the last layer
+    are not normalised. Thinking off, the answer begins at that token, so the direction is that of a decision that is
+    being acted on; thinking on, it is that of the pre-CoT state.
+
+    Args:
+        prompts: harmful and benign ones of the same form, see :mod:`saferlrm.mechanism`.
     """
-    layers = list(range(1, lm.n_layers))
-    if not layers:
-        raise SaferlrmError(f"{lm.name} has one layer; there is none below the last one to steer")
-    states = extract(lm, [p.text for p in train], ("pre_cot",), layers=layers, batch_size=batch_size)[:, 0]
-    y = np.array([prompt.harmful for prompt in train])
-    return {layer: refusal_direction(states[y, i], states[~y, i]) for i, layer in enumerate(layers)}
+    states = _block_outputs(lm, [p.text for p in prompts], mode, batch_size)
+    y = np.array([prompt.harmful for prompt in prompts])
+    return {at: refusal_direction(states[y, at - 1], states[~y, at - 1]) for at in range(1, lm.n_layers + 1)}
+
+
+@torch.inference_mode()
+def _block_outputs(lm: LanguageModel, texts: Sequence[str], mode: ThinkingMode, batch_size: int) -> np.ndarray:
+    """Output of every block at the last token of each rendered prompt, float32 [prompts, layers, hidden size]."""
+    rows, pad = lm.encode([lm.chat.render(text, mode) for text in texts]), lm.tokenizer.pad_token_id or 0
+    blocks, order = decoder_blocks(lm.model), sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    result = np.empty((len(rows), len(blocks), lm.hidden_size), np.float32)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        lengths = torch.tensor([len(rows[i]) for i in batch])
+        tokens = torch.full((len(batch), int(lengths.max())), pad)
+        for line, i in enumerate(batch):
+            tokens[line, : lengths[line]] = torch.tensor(rows[i])
+        found: list[Tensor] = []
+
+        def keep(_module, _args, output, found=found, last=lengths - 1) -> None:
+            states = output if isinstance(output, Tensor) else output[0]
+            found.append(states[torch.arange(len(last)), last].float().cpu())
+
+        with ExitStack() as hooks:
+            for block in blocks:
+                hooks.callback(block.register_forward_hook(keep).remove)
+            # Padding is on the right, where causal attention never looks: no mask is needed.
+            lm.model.get_decoder()(input_ids=tokens.to(lm.device), use_cache=False)
+        result[batch] = torch.stack(found, dim=1).numpy()
+    return result
 
 
 def causal(
@@ -59,61 +95,75 @@ def causal(
     directions: Mapping[int, Direction],
     decoding: Decoding,
     batch_size: int = 64,
+    mode: ThinkingMode = "on",
+    layers: Sequence[int] | None = None,
     scales: Sequence[float] = SCALES,
     n_random: int = 2,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Answers, thinking on, with the refusal direction added at the pre-CoT token or removed, and left alone.
+    """Answers with the refusal direction added at the last token of the prompt, or removed, and left alone.
 
-    Adding is done at each layer and scale, for all prompts; removing at each layer and at all at once (``layer`` 0), at
-    the pre-CoT token and at all tokens, for harmful prompts. The control does the same with a random direction of the
-    same length: each prompt meets one of ``n_random``, so that the control does not rest on one draw.
+    Adding is done at each layer and scale, for all prompts; removing at each layer and at all of ``directions`` at once
+    (``layer`` 0), at that token and at all tokens, for harmful prompts. The control does the same with a random
+    direction of the same length: each prompt meets one of ``n_random``, so that it does not rest on one draw.
 
     Args:
+        suites: prompts by suite; harmful and benign ones.
         directions: by layer, see :func:`refusal_directions`.
+        mode: how the prompts are asked.
+        layers: those that are changed one at a time; ``None`` for all of ``directions``.
         scales: in lengths of the direction.
 
     Returns:
         Rows of :func:`saferlrm.evaluate.scorecard` without texts, with ``intervention`` (``none``, ``add``,
         ``remove``), ``direction`` (``none``, ``refusal``, ``random``), ``where``, ``layer``, ``scale`` (0 without
         intervention, NaN where it is removed) and ``group``, which is ``mechanism:causal``.
+
+    Raises:
+        SaferlrmError: no harmful prompts, directions, layers, scales or random directions.
     """
     harmful = {name: part for name, prompts in suites.items() if (part := [p for p in prompts if p.harmful])}
-    if not harmful or not directions or not scales or n_random < 1:
-        raise SaferlrmError("the causal test needs harmful prompts, directions, scales and a random direction")
+    layers = list(directions if layers is None else layers)
+    if not (harmful and layers and set(layers) <= set(directions) and scales and n_random >= 1):
+        raise SaferlrmError(
+            "the causal test needs harmful prompts, scales, a random direction, and a direction a layer"
+        )
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(n_random):
-        vectors = {layer: rng.normal(size=lm.hidden_size) for layer in directions}
-        drawn.append({at: Direction(v / np.linalg.norm(v), directions[at].norm) for at, v in vectors.items()})
+    drawn = [_random_directions(directions, rng) for _ in range(n_random)]
 
-    def asked(prompts: Mapping[str, Sequence[Prompt]], mode: SteeringMode, where: Where, layers, scale: float):
+    def asked(prompts: Mapping[str, Sequence[Prompt]], change: SteeringMode, where: Where, at: list[int], scale: float):
         for name, sets in (("refusal", [directions]), ("random", drawn)):
             for k, vectors in enumerate(sets):
                 dealt = {suite: part[k :: len(sets)] for suite, part in prompts.items()}
                 with ExitStack() as steered:
-                    for layer in layers:
+                    for layer in at:
                         unit, norm = vectors[layer]
-                        steered.enter_context(steer(lm, layer, unit, scale * norm, where, mode))
-                    table = scorecard(lm, dealt, ["on"], decoding, batch_size)
+                        steered.enter_context(steer(lm, layer, unit, scale * norm, where, change))
+                    table = scorecard(lm, dealt, [mode], decoding, batch_size)
                 yield table.assign(
-                    intervention=mode, direction=name, where=where, scale=scale if mode == "add" else np.nan,
-                    layer=layers[0] if len(layers) == 1 else ALL_LAYERS,
+                    intervention=change, direction=name, where=where, scale=scale if change == "add" else np.nan,
+                    layer=at[0] if len(at) == 1 else ALL_LAYERS,
                 )  # fmt: skip
 
-    plain = scorecard(lm, suites, ["on"], decoding, batch_size)
+    plain = scorecard(lm, suites, [mode], decoding, batch_size)
     tables = [plain.assign(intervention="none", direction="none", where="none", scale=0.0, layer=ALL_LAYERS)]
-    runs: list[tuple] = [(suites, "add", "pre_cot", [layer], scale) for layer in directions for scale in scales]
+    runs: list[tuple] = [(suites, "add", "pre_cot", [layer], scale) for layer in layers for scale in scales]
     several = [list(directions)] if len(directions) > 1 else []
     runs += [
-        (harmful, "remove", where, layers, 1.0)
+        (harmful, "remove", where, at, 1.0)
         for where in ("pre_cot", "all")
-        for layers in [[layer] for layer in directions] + several
+        for at in [[layer] for layer in layers] + several
     ]
     for run in track(runs, "steering"):
         tables += list(asked(*run))
     rows = pd.concat(tables, ignore_index=True).drop(columns=["thought", "answer"])
     return rows.assign(group="mechanism:causal")
+
+
+def _random_directions(directions: Mapping[int, Direction], rng: np.random.Generator) -> dict[int, Direction]:
+    """As many random unit vectors, each with the length of the direction in whose place it stands."""
+    vectors = {layer: rng.normal(size=len(direction.unit)) for layer, direction in directions.items()}
+    return {at: Direction(vector / np.linalg.norm(vector), directions[at].norm) for at, vector in vectors.items()}
 
 
 def mentions_harm(text: str) -> bool:

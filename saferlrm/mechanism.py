@@ -2,7 +2,8 @@
 
 All measurements use one set of training prompts, on which probes and directions are learned, and held-out prompts, on
 which they are scored. *Refusal direction* is the difference of the mean states of harmful and of benign training
-prompts (Arditi et al., arXiv 2406.11717).
+prompts (Arditi et al., arXiv 2406.11717) of the same form: where one class alone holds problems or more wrapped
+requests, the difference of the means is also one of form, and tells harm hardly better than chance.
 
 A probe says what can be read, not what is used; the shift says what training moved, not what it was for. What the
 direction causes is tested in :mod:`saferlrm.causal`.
@@ -25,7 +26,8 @@ from saferlrm.stats import auroc, auroc_difference, bootstrap_mean
 from saferlrm.suites.types import Prompt
 
 POSITIONS = ("prompt_last", "pre_cot")
-TRAIN = "train"  # the group of the prompts that probes and directions are learned from
+# Groups of prompts to learn from: probes learn from both, directions from those whose classes are alike in form.
+TRAIN, ALIKE = "train", "alike"
 N_DIRECTIONS = 100
 
 
@@ -35,7 +37,7 @@ class Reading:
 
     Attributes:
         prompts: in the order of ``states``.
-        groups: one name for each prompt, :data:`TRAIN` or that of a held-out contrast.
+        groups: one name for each prompt, :data:`TRAIN`, :data:`ALIKE` or that of a held-out contrast.
         states: [prompts, positions, layers from 0, hidden size].
     """
 
@@ -51,11 +53,16 @@ class Reading:
     @property
     def train(self) -> np.ndarray:
         """Which prompts are for learning, shape [prompts]."""
-        return self.groups == TRAIN
+        return np.isin(self.groups, (TRAIN, ALIKE))
+
+    @property
+    def alike(self) -> np.ndarray:
+        """Which prompts directions are learned from, shape [prompts]."""
+        return self.groups == ALIKE
 
     def tests(self) -> dict[str, np.ndarray]:
         """Which prompts belong to each held-out group."""
-        return {str(name): self.groups == name for name in dict.fromkeys(self.groups) if name != TRAIN}
+        return {str(name): self.groups == name for name in dict.fromkeys(self.groups[~self.train])}
 
     def at(self, position: str, layer: int) -> np.ndarray:
         """States [prompts, hidden size] at one position and layer."""
@@ -66,16 +73,18 @@ def read(lm: LanguageModel, groups: Mapping[str, Sequence[Prompt]], batch_size: 
     """Reads the hidden states of all prompts, at every layer.
 
     Args:
-        groups: prompts by name: :data:`TRAIN` and held-out ones, each with harmful and benign prompts.
+        groups: prompts by name: :data:`ALIKE`, perhaps :data:`TRAIN`, and held-out ones; each with harmful and benign
+            prompts.
 
     Raises:
-        SaferlrmError: no training or no held-out prompts, or a held-out prompt that is also a training prompt.
+        SaferlrmError: no prompts to learn from or none held out, or a held-out prompt that is also a training prompt.
     """
-    if TRAIN not in groups or len(groups) < 2:
-        raise SaferlrmError(f"the mechanism needs prompts named {TRAIN!r} and held-out ones; got {', '.join(groups)}")
-    known = {prompt.text for prompt in groups[TRAIN]}
-    for name, prompts in groups.items():
-        if name != TRAIN and any(prompt.text in known for prompt in prompts):
+    held_out = [name for name in groups if name not in (TRAIN, ALIKE)]
+    if ALIKE not in groups or not held_out:
+        raise SaferlrmError(f"the mechanism needs prompts {ALIKE!r} and held-out ones; got {', '.join(groups)}")
+    known = {prompt.text for name in (TRAIN, ALIKE) for prompt in groups.get(name, ())}
+    for name in held_out:
+        if any(prompt.text in known for prompt in groups[name]):
             raise SaferlrmError(f"the prompts {name!r} share some with the training prompts; give other ones")
     prompts = tuple(prompt for part in groups.values() for prompt in part)
     names = np.repeat(list(groups), [len(part) for part in groups.values()])
@@ -150,8 +159,8 @@ def latent_shift(after: Reading, unaligned: Unaligned, position: str = "pre_cot"
 
     Returns:
         One row for each prompt, ``layer`` from 1 and ``direction``: ``prompt_id``, ``suite``, ``harmful``,
-        ``projection`` (signed; 1 is the distance between the class means of training prompts in the unaligned model,
-        for ``probe`` their distance along it), ``share`` of the squared norm of the shift, and ``norm`` of the shift in
+        ``projection`` (signed; 1 is the distance between the class means in the unaligned model, for ``probe`` their
+        distance along it), ``share`` of the squared norm of the shift, and ``norm`` of the shift in
         the same unit as the projection. Where nothing moved the share is NaN.
     """
     before, rng = unaligned.reading, np.random.default_rng(seed)
@@ -212,15 +221,15 @@ def latent_decision(reading: Reading, layer: int, C: float | None = None, seed: 
 
 
 def _difference(reading: Reading, position: str, layer: int) -> np.ndarray:
-    states, train, y = reading.at(position, layer), reading.train, reading.harmful
-    return fit_probe(states[train], y[train], "difference_in_means").direction
+    states, alike, y = reading.at(position, layer), reading.alike, reading.harmful
+    return fit_probe(states[alike], y[alike], "difference_in_means").direction
 
 
 def _axes(
     reading: Reading, states: np.ndarray, difference: np.ndarray, probe: Probe, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Name, unit vectors [vectors, hidden size] from benign to harmful, and the unit of length, of each direction."""
-    y, train = reading.harmful, reading.train
+    y, alike = reading.harmful, reading.alike
     norm = float(np.linalg.norm(difference))
     if norm == 0:
         raise SaferlrmError("harmful and benign states have the same mean; there is no direction between them")
@@ -228,7 +237,7 @@ def _axes(
     weights = probe.direction / np.linalg.norm(probe.direction)
     weights = weights * (1.0 if weights @ difference >= 0 else -1.0)
     yield "probe", weights[None], float(weights @ difference)
-    scatter = [states[train & (y == label)] for label in (True, False)]
+    scatter = [states[alike & (y == label)] for label in (True, False)]
     scatter = np.concatenate([group - group.mean(0) for group in scatter])
     for name, vectors in (
         ("random", rng.normal(size=(N_DIRECTIONS, states.shape[1]))),

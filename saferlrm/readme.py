@@ -29,9 +29,12 @@ def results_section(root: Path) -> str:
         "training without the auxiliary head.",
         _targets(_rows(path)),
     ]
+    ledger = root / "results" / "10_claims.json"
+    if ledger.is_file():
+        parts += _claims(_rows(ledger))
     seeds = root / "results" / "growth_seeds.json"
     if seeds.is_file():
-        parts += ["The organism grown from three seeds (the first one ships):", _growth(_rows(seeds))]
+        parts += ["The organisms, grown from three seeds; all ship, the first is the default:", _growth(_rows(seeds))]
     timings = root / "results" / "timings.json"
     if timings.is_file():
         parts += ["Time and peak memory of `make study` after installation, on two CPU cores:", _timings(timings)]
@@ -78,6 +81,19 @@ def _targets(rows: pd.DataFrame) -> str:
     return _table(("what", "target", "measured", "n", "verdict", "λ = 0"), made)
 
 
+def _claims(rows: pd.DataFrame) -> list[str]:
+    """How many claims hold, and what the ledger says of the question that the study is about."""
+    counts = rows["verdict"].value_counts()
+    told = "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    heads = rows[rows["id"].str.startswith(("head-gains", "head-needs"))]
+    made = [(row.claim, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", row.verdict) for row in heads.itertuples()]
+    return [
+        f"[The ledger](notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: {told}. "
+        "Does the head help beyond plain fine-tuning, and why? (differences of attack success, over prompts and seeds)",
+        _table(("claim", "measured", "verdict"), made),
+    ]
+
+
 def _growth(rows: pd.DataFrame) -> str:
     seeds = sorted(rows["seed"].unique())
     made = []
@@ -98,6 +114,7 @@ def _timings(path: Path) -> str:
 
 # file, key, what it says, target
 _RATIOS = (
+    ("growth", "ratio_to_stock", "growing the organism: tokens per second against the stock Trainer in float32", "≥ 2"),
     ("training", "throughput_ratio", "aligning: tokens per second against the stock Trainer, both float32", "≥ 2"),
     ("training", "throughput_ratio_bf16", "the same, ours in bfloat16 against the stock Trainer in float32", "≥ 2"),
     ("training", "step_ratio", "time of a PreSafe step against a λ = 0 step", "≤ 1.05"),

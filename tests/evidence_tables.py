@@ -221,36 +221,30 @@ def _attack(base: str) -> float:
     return RATES[method][1] * (3 if few else 1)
 
 
-def temperature(rise: float = 0.25, samples: int = 3, size: int = 40) -> pd.DataFrame:
-    """Repeated samples of three models; attack success rises by ``rise`` per unit of temperature."""
+def temperature(rise: float = 0.25, samples: int = 3, size: int = 40, seeds: int = 2) -> pd.DataFrame:
+    """Repeated samples of several models; attack success rises by ``rise`` per unit of temperature."""
     suites, cards = ("harmful_unseen", "harmful_novel_wrapped", "benign"), []
-    for base in BASES:
-        for value in (0.0, 0.3, 0.6, 0.9, 1.2):
-            rate = float(np.clip(_attack(base) + rise * value, 0.01, 0.99))
+    runs = [(base, seed) for base in BASES for seed in range(1 if base == "before" else seeds)]
+    settings = [("temperature", t, samples if t else 1, rise * t) for t in (0.0, 0.3, 0.6, 0.9, 1.2)]
+    settings += [(key, cut, 2, 0.0) for key, cut in (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5.0), ("top_k", 50.0))]
+    for base, seed in runs:
+        for key, value, drawn, more in settings:
+            rate = float(np.clip(_attack(base) + more, 0.01, 0.99))
             cards.append(
                 card(
-                    (rate, rate, rate), size=size, prefilled=False, suites=suites, samples=samples if value else 1,
-                    condition=f"{base}+temperature={value:g}", group="robustness:temperature", value=value,
-                    base=base, method=base.partition("/")[0],
-                )
-            )  # fmt: skip
-        for key, value in (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5.0), ("top_k", 50.0)):
-            rate = float(np.clip(_attack(base) + 0.1 * value, 0.01, 0.9)) if key == "top_p" else _attack(base)
-            cards.append(
-                card(
-                    (rate,) * 3, size=size, prefilled=False, suites=suites[:2], samples=2, base=base,
-                    method=base.partition("/")[0],
-                    condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value,
+                    (rate,) * 3, size=size, prefilled=False, suites=suites if key == "temperature" else suites[:2],
+                    samples=drawn, condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value,
+                    base=base, method=base.partition("/")[0], seed=seed,
                 )
             )  # fmt: skip
     return _together(cards)
 
 
-def safe_at_k(rise: float = 0.25, samples: int = 4, size: int = 40) -> pd.DataFrame:
-    """Safe@k of the same models."""
+def safe_at_k(rise: float = 0.25, samples: int = 4, size: int = 40, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Safe@k of the same models over alignment seeds, or by ``seed``."""
     rows = temperature(rise, samples, size)
     rows = rows[(rows["group"] == "robustness:temperature") & (rows["value"] > 0)]
-    return safe_at_k_table(rows, ("base", "condition", "method", "seed", "organism", "suite", "value"))
+    return safe_at_k_table(rows, ("base", "condition", "method", "organism", "suite", "value", *by))
 
 
 def adaptive(worst: str = "prefill=16", seeds: int = 2, size: int = 40) -> pd.DataFrame:

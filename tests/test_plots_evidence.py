@@ -261,6 +261,17 @@ def test_the_title_of_safe_at_k_gives_the_worst_case():
     assert f"PreSafe: {style.percent(share)}".replace("\u00a0", " ") in words(robustness.safe_at_k(table))
 
 
+def test_seeds_of_safe_at_k_are_pooled_or_drawn_one_by_one():
+    counts = {}
+    for by in ((), ("seed",)):
+        table = tables.safe_at_k(size=20, by=by)
+        figure = robustness.safe_at_k(table)
+        counts[by] = len(figure.axes[0].lines)
+        assert "2 alignment seeds" in caption(figure)
+        assert len(figure.legends[0].get_texts()) == 5
+    assert counts == {(): 5, ("seed",): 9}
+
+
 @pytest.mark.parametrize(
     ("worst", "said"), [("prefill=16", "16 tokens prefilled"), ("argue", "thought argues to comply")]
 )

@@ -69,6 +69,29 @@ def test_the_table_needs_every_sample_of_every_prompt_once():
         safe_at_k_table(rows.assign(attack_success=pd.NA), ("suite",))
 
 
+def test_the_table_pools_alignment_seeds_but_never_the_answers_of_two_models():
+    rng = np.random.default_rng(5)
+    rows = pd.DataFrame(
+        [
+            {"prompt_id": f"p{i}", "sample": s, "seed": seed, "attack_success": rng.random() < 0.3, "suite": "a"}
+            for i in range(40)
+            for s in range(3)
+            for seed in range(2)
+        ]
+    ).astype({"attack_success": "boolean"})
+    one_by_one, pooled = safe_at_k_table(rows, ("suite", "seed")), safe_at_k_table(rows, ("suite",))
+    assert pooled["safe"].tolist() == pytest.approx(one_by_one.groupby("k")["safe"].mean().tolist())
+    assert pooled["samples"].unique().tolist() == [3]
+    assert (pooled["seeds"].unique().tolist(), one_by_one["seeds"].unique().tolist()) == ([2], [1])
+    assert ((pooled["low"] < pooled["safe"]) & (pooled["safe"] < pooled["high"])).all()
+    alone = rows[rows["seed"] == 1]
+    pd.testing.assert_frame_equal(
+        safe_at_k_table(alone, ("suite",)), safe_at_k_table(alone.drop(columns="seed"), ("suite",))
+    )
+    with pytest.raises(SaferlrmError, match="one row for each"):
+        safe_at_k_table(rows.iloc[1:], ("suite",))
+
+
 def test_a_missing_outcome_is_no_safe_one():
     for missing in ([[1.0, np.nan]], [[True, None]], pd.array([True, pd.NA], dtype="boolean")[None]):
         with pytest.raises(SaferlrmError, match="1 of 2 are missing"):

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from saferlrm import evaluate
 from saferlrm.conditions import BEFORE, FEW
+from saferlrm.crossed import outcomes
 from saferlrm.plots import style
-from saferlrm.plots.forest import INTERVALS, rates, seeds_said
+from saferlrm.plots.forest import INTERVALS, difference, rates, seeds_said
 from saferlrm.plots.measures import BUDGETS, colour, condition_name, conditions
 from saferlrm.plots.organisms import organisms
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING
@@ -28,7 +28,7 @@ ATTACK_NAMES = {
     "argue": "thought argues to comply",
 }
 UNCUT = 0.9  # the temperature at which the tail is cut, in the study
-SAMPLED = "Bars and bands: 95\u00a0% intervals, clustered by prompt."
+SAMPLED = INTERVALS.replace("Bars", "Bars and bands")
 
 
 def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
@@ -36,10 +36,10 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
 
     Args:
         rows: tidy rows with ``prompt_id``, ``suite``, ``sample``, ``attack_success``, ``group``
-            (``robustness:temperature``, ``:top_p``, ``:top_k``), ``value`` and ``base``.
+            (``robustness:temperature``, ``:top_p``, ``:top_k``), ``value``, ``base`` and ``seed``.
         cut_at: the temperature of the cut distributions; its uncut answers are drawn beside them.
     """
-    needed = ("prompt_id", "suite", "sample", "attack_success", "group", "value", "base")
+    needed = ("prompt_id", "suite", "sample", "attack_success", "group", "value", "base", "seed")
     style.require(rows, needed, "temperature")
     table = rows[rows["suite"].isin(SHORT_SUITES) & rows["attack_success"].notna()]
     style.require(table, needed, "temperature")
@@ -53,7 +53,7 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
     for ax, suite in zip(axes[0], suites, strict=False):
         part = swept[swept["suite"] == suite]
         for base in bases:
-            line = _sampled(part[part["base"] == base], ("value",)).sort_values("value")
+            line = rates(part[part["base"] == base], "attack_success", ("value",)).sort_values("value")
             found.append(line)
             style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(SHORT_SUITES[suite])
@@ -69,8 +69,8 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
     samples = int(swept.groupby("value")["sample"].nunique().max())
     fewer = f", {cut['sample'].nunique()} where the tail is cut" if len(cut) else ""
     caption = (
-        f"{style.counts(drawn['n'])} prompts a point, {samples} answers each (one at temperature 0{fewer}). "
-        f"One alignment seed. {SAMPLED}"
+        f"{style.counts(drawn['n'])} prompts a point, {samples} answers each (one at temperature 0{fewer})."
+        f"{_seeds(table)} {SAMPLED}"
     )
     shows = "Lines of attack success by temperature, and dots for cut distributions."
     return style.finish(figure, _temperature_finding(swept, bases), caption, shows, axes[0, 0])
@@ -85,7 +85,7 @@ def _cut_panel(ax: Axes, whole: pd.DataFrame, cut: pd.DataFrame, bases: list[str
         names = {("temperature", whole["value"].iloc[0]): "all\ntokens"} | names
     joined, drawn = pd.concat([whole, cut]), []
     for i, base in enumerate(bases):
-        dots = _sampled(joined[joined["base"] == base], ("kind", "value"))
+        dots = rates(joined[joined["base"] == base], "attack_success", ("kind", "value"))
         at = np.array([list(names).index(one) for one in dots[["kind", "value"]].itertuples(index=False, name=None)])
         errors = np.clip([dots["rate"] - dots["low"], dots["high"] - dots["rate"]], 0, None)
         place = at + (i - (len(bases) - 1) / 2) * 0.7 / len(bases)
@@ -117,11 +117,11 @@ def _temperature_finding(swept: pd.DataFrame, bases: list[str]) -> str:
     words, rises = [], 0
     for base in bases:
         part = swept[swept["base"] == base]
-        ends = [_sampled(part[part["value"] == value], ("base",)).iloc[0] for value in (coldest, hottest)]
-        rises += ends[1]["low"] > ends[0]["high"]
-        fell = " (a fall)" if ends[1]["high"] < ends[0]["low"] else ""
-        said = f"{condition_name(base)}: {style.percent(ends[0]['rate'])} to {style.percent(ends[1]['rate'])}"
-        words.append(said + fell)
+        ends = [part[part["value"] == value] for value in (coldest, hottest)]
+        gap = difference(*ends, "attack_success")
+        rises += gap.low > 0
+        cold, hot = (style.percent(outcomes(end, "attack_success").to_numpy().mean()) for end in ends)
+        words.append(f"{condition_name(base)}: {cold} to {hot}{' (a fall)' if gap.high < 0 else ''}")
     return (
         f"From temperature {coldest:g} to {hottest:g} attack success clearly rises for {rises} of {len(bases)} models. "
         + _sentence(words)
@@ -133,8 +133,9 @@ def safe_at_k(table: pd.DataFrame) -> Figure:
 
     Args:
         table: of :func:`saferlrm.safe_at_k.safe_at_k_table`: ``base``, ``suite``, ``value`` (temperature), ``k``,
-            ``samples``, ``safe``, ``low``, ``high``, ``n``.
+            ``samples``, ``safe``, ``low``, ``high``, ``n``, and ``seeds`` or, for a line a seed, ``seed``.
     """
+    table = table if "seed" in table else table.assign(seed=0)
     style.require(table, ("base", "suite", "value", "k", "samples", "safe", "low", "high", "n"), "safe_at_k")
     suites = style.suites(table, HARMFUL_SUITES)
     values, bases = sorted(table["value"].unique()), conditions(table["base"])
@@ -143,8 +144,9 @@ def safe_at_k(table: pd.DataFrame) -> Figure:
         for ax, value in zip(row, values, strict=True):
             for base in bases:
                 chosen = (table["suite"] == suite) & (table["value"] == value) & (table["base"] == base)
-                part = table[chosen].sort_values("k")
-                style.line(ax, part["k"], part["safe"], part["low"], part["high"], **look(base, bases))
+                for i, (_, part) in enumerate(table[chosen].sort_values("k").groupby("seed")):
+                    drawn = look(base, bases) | ({"label": "_another seed"} if i else {})
+                    style.line(ax, part["k"], part["safe"], part["low"], part["high"], **drawn)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel(SHORT_SUITES.get(suite, style.suite_name(suite)))
     for ax, value in zip(axes[0], values, strict=True):
@@ -157,14 +159,14 @@ def safe_at_k(table: pd.DataFrame) -> Figure:
     part = table[(table["value"] == hottest) & (table["suite"] == suites[-1])]
     words = []
     for base in bases:
-        ends = part[part["base"] == base].set_index("k")["safe"]
+        ends = part[part["base"] == base].groupby("k")["safe"].mean()
         if {1, most} <= set(ends.index):
             words.append(f"{condition_name(base)}: {style.percent(ends[most])} (one: {style.percent(ends[1])})")
     name = SHORT_SUITES.get(suites[-1], style.suite_name(suites[-1]))
     finding = f"All of {most} answers are safe, at temperature {hottest:g} and on {name}. {_sentence(words)}"
     caption = (
         f"Share of prompts whose k answers are all safe; {style.counts(table['n'])} prompts, {table['samples'].max()} "
-        "answers each. One alignment seed. Bands: 95\u00a0% intervals (Wilson, clustered by prompt)."
+        f"answers each.{_seeds(table)} {INTERVALS.replace('Bars', 'Bands')}"
     )
     shows = "Small line charts of Safe@k by k: a row for each suite, a column for each temperature."
     return style.finish(figure, finding, caption, shows, axes[0, 0])
@@ -194,8 +196,7 @@ def adaptive(rows: pd.DataFrame) -> Figure:
         style.dots(ax, part, "attack", attacks, "base", order, attack_name, condition_name, colours=colours)
         ax.set_title(title)
         style.rate_axis(ax, "x", "attack success")
-    seeds = seeds_said(rows.assign(method=rows["base"]))
-    caption = f"{style.counts(drawn['n'])} prompts a dot.{seeds} {INTERVALS}"
+    caption = f"{style.counts(drawn['n'])} prompts a dot.{_seeds(rows)} {INTERVALS}"
     shows = "Dots with intervals: a row for each attack, a panel for each alignment budget."
     return style.finish(figure, _adaptive_finding(drawn), caption, shows, axes[0, 0])
 
@@ -238,9 +239,9 @@ def truncation(rows: pd.DataFrame) -> Figure:
 
     Args:
         rows: tidy rows with ``prompt_id``, ``suite``, ``attack_success``, ``correct``, ``truncated``, ``value`` (the
-            limit in tokens) and ``base``.
+            limit in tokens), ``base`` and ``seed``.
     """
-    needed = ("prompt_id", "suite", "attack_success", "correct", "truncated", "value", "base")
+    needed = ("prompt_id", "suite", "attack_success", "correct", "truncated", "value", "base", "seed")
     style.require(rows, needed, "truncation")
     harmful = rows[rows["suite"].isin(HARMFUL_SUITES)]
     style.require(harmful, needed, "truncation")
@@ -254,14 +255,14 @@ def truncation(rows: pd.DataFrame) -> Figure:
     bases, sizes = conditions(rows["base"]), []
     for ax, (title, part, metric) in zip(axes[0], panels, strict=True):
         for base in bases:
-            line = evaluate.rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
+            line = rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
             sizes.append(line["n"])
             style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(title)
         ax.set_xlabel("most tokens of an answer")
         ax.set_xticks(sorted(rows["value"].unique()))
         style.rate_axis(ax, "y")
-    caption = f"{style.counts(pd.concat(sizes))} prompts a point. Thinking on, one alignment seed. {SAMPLED}"
+    caption = f"{style.counts(pd.concat(sizes))} prompts a point. Thinking on.{_seeds(rows)} {SAMPLED}"
     shows = "Lines of three rates by token limit."
     return style.finish(figure, _truncation_finding(harmful, bases), caption, shows, axes[0, 0])
 
@@ -269,25 +270,26 @@ def truncation(rows: pd.DataFrame) -> Figure:
 def _truncation_finding(harmful: pd.DataFrame, bases: list[str]) -> str:
     base = BEFORE if BEFORE in bases else bases[0]
     part = harmful[harmful["base"] == base]
-    attack, cut = (
-        evaluate.rates(part, metric, ("value",)).sort_values("value") for metric in ("attack_success", "truncated")
-    )
+    attack, cut = (rates(part, metric, ("value",)).sort_values("value") for metric in ("attack_success", "truncated"))
     ends = attack.iloc[0], attack.iloc[-1]
-    apart = ends[0]["high"] < ends[1]["low"] or ends[1]["high"] < ends[0]["low"]
+    gap = difference(*(part[part["value"] == end["value"]] for end in ends), "attack_success")
     said = [
         f"{style.percent(end['rate'])} with {end['value']:g} tokens ({style.percent(share)} of the answers cut off)"
         for end, share in zip(ends, (cut["rate"].iloc[0], cut["rate"].iloc[-1]), strict=True)
     ]
-    depends = "depends" if apart else "does not clearly depend"
+    depends = "depends" if gap.low > 0 or gap.high < 0 else "does not clearly depend"
     name = condition_name(base)
     return f"Attack success ({name}) {depends} on the token limit: {', '.join(said)}"
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """How many alignment seeds stand behind the aligned models."""
+    pooled = int(rows["seeds"].max()) if "seeds" in rows else 1
+    if pooled > 1:
+        return f" {pooled} alignment seeds."
+    return seeds_said(rows.assign(method=rows["base"])) or " One alignment seed."
 
 
 def _sentence(words: Iterable[str]) -> str:
     text = "; ".join(words)
     return text[:1].upper() + text[1:] if text[:1].isascii() else text  # λ stays what it is
-
-
-def _sampled(part: pd.DataFrame, by: tuple[str, ...]) -> pd.DataFrame:
-    """Rates of attack success whose intervals are clustered by prompt: repeated samples take the place of seeds."""
-    return evaluate.rates(part.assign(seed=part["sample"]), "attack_success", by)

@@ -18,12 +18,13 @@ from typing import Any
 
 from saferlrm.study.base import BEFORE, shipped_organism
 from saferlrm.study.controls import Controls
+from saferlrm.study.mechanism import Mechanism
 from saferlrm.study.probing import Probing
 
 __all__ = ["BEFORE", "Study", "shipped_organism"]
 
 
-class Study(Probing, Controls):
+class Study(Probing, Controls, Mechanism):
     """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
 
     @classmethod
@@ -46,6 +47,11 @@ class Study(Probing, Controls):
             "evaluation": lambda study, seed: [study.scorecard(name, seed) for name in ("sft", "presafe")],
             "controls": lambda study, seed: study.controls(),
             "sweeps": lambda study, seed: None if study.profile.evidence.quick else study.sweeps(),
+            "mechanism_probes": lambda study, seed: study.mechanism_probes(),
+            "mechanism_shift": lambda study, seed: study.mechanism_shift(),
+            "mechanism_causal": lambda study, seed: study.mechanism_causal(),
+            "mechanism_know": lambda study, seed: study.mechanism_know(),
+            "gradient_path": lambda study, seed: study.gradient_path(),
             "rivals": lambda study, seed: study.rival_cards(),
             "rival_choices": lambda study, seed: study.rival_choices(),
             "temperature": lambda study, seed: study.temperature(),

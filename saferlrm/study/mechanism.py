@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,9 +25,13 @@ from saferlrm.suites.types import Prompt
 CONDITIONS = (BEFORE, "sft", "presafe", "detached", "shuffled", f"sft/{FEW}", f"presafe/{FEW}")
 KNOW_CONDITIONS = (BEFORE, "sft", "presafe", f"sft/{FEW}", f"presafe/{FEW}")
 CAUSAL_CONDITIONS = (BEFORE, "sft", "presafe")
+# Thinking mode in which a direction is read, and in which it is tried. The first pair asks whether the pre-CoT state
+# decides; the second brings the decision made without thinking there; the last shows that steering works where a
+# decision is acted on, and is made on the unaligned model alone.
+CAUSAL_MODES = (("on", "on"), ("off", "on"), ("off", "off"))
 GRADIENT_CONDITIONS = ("presafe", f"presafe/{FEW}")
 GROUPS = ("direct", "novel_wrapped")  # held-out contrasts
-CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS = ("harmful_unseen", "benign"), 80, 2
+CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS, CAUSAL_LAYERS = ("harmful_unseen", "benign"), 40, 2, 3
 GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 16, 10, 2  # examples of each kind
 
 
@@ -58,35 +62,40 @@ class Mechanism(Evidence):
     def mechanism_causal(self, conditions: Sequence[str] = CAUSAL_CONDITIONS) -> pd.DataFrame:
         """Tidy rows of the answers with a model's own refusal direction, or a random one, added or removed.
 
-        Group ``mechanism:causal``; columns of :func:`saferlrm.causal.causal`, and ``base``, ``condition``, ``method``,
-        ``value`` (the scale), ``seed``, ``organism``.
+        Group ``mechanism:causal``; columns of :func:`saferlrm.causal.causal`, and ``read`` (thinking mode in which the
+        direction was read; ``mode``: in which it was tried), ``base``, ``condition``, ``method``, ``value`` (scale),
+        ``seed``, ``organism``.
         """
         prompts = {name: part[:CAUSAL_PROMPTS] for name, part in self.first(CAUSAL_SUITES).items()}
-        settings = {"prompts": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES}
+        settings = {"n": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES, "layers": CAUSAL_LAYERS}
 
         def one(name: str, seed: int) -> pd.DataFrame:
             trained = self.trained(name, seed)
+            pairs = [pair for pair in CAUSAL_MODES if name == BEFORE or "on" in pair]
 
             def build(folder: Path) -> None:
-                lm, batch = self.load(None if trained is None else trained.path / "adapter"), self._batch
-                directions = causal.refusal_directions(lm, self._groups()[mechanism.TRAIN], batch)
-                rows = causal.causal(lm, prompts, directions, self.decoding(), batch, seed=seed)
-                rows.to_parquet(folder / "rows.parquet", index=False)
+                lm, batch, found = self.load(None if trained is None else trained.path / "adapter"), self._batch, []
+                layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
+                alike = self._groups()[mechanism.ALIKE]
+                for read, mode in pairs:
+                    directions = causal.refusal_directions(lm, alike, read, batch)
+                    rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
+                    found.append(rows.assign(read=read))
+                pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
 
-            return self._named(self._stage("mechanism_causal_of_model", settings, trained, build), "rows", name, seed)
+            declared = settings | {"modes": pairs}
+            stage = self._stage("mechanism_causal_of_model", declared, trained, build, "saferlrm.causal")
+            return self._named(stage, "rows", name, seed)
 
         def build() -> pd.DataFrame:
             rows = pd.concat([one(*model) for model in self._models(conditions, CAUSAL_SEEDS)], ignore_index=True)
-            done = rows["intervention"] + ":" + rows["direction"] + "@" + rows["where"]
-            place = "layer=" + rows["layer"].astype(str) + ",scale=" + rows["scale"].map("{:g}".format)
-            named = rows["condition"] + "+" + done + ":" + place
-            return rows.assign(
-                base=rows["condition"], value=rows["scale"],
-                condition=rows["condition"].where(rows["intervention"] == "none", named),
-            )  # fmt: skip
+            done = "+" + rows["intervention"] + ":" + rows["direction"] + "_" + rows["read"] + "@" + rows["where"]
+            place = ":layer=" + rows["layer"].astype(str) + ",scale=" + rows["scale"].map("{:g}".format)
+            return rows.assign(base=rows["condition"], value=rows["scale"], condition=rows["condition"] + done + place)
 
         modules = ("saferlrm.causal", "saferlrm.mechanism")
-        return self.collected("mechanism_causal", build, *modules, **settings, conditions=list(conditions))
+        declared = settings | {"modes": CAUSAL_MODES, "conditions": list(conditions)}
+        return self.collected("mechanism_causal", build, *modules, **declared)
 
     def mechanism_know(self, conditions: Sequence[str] = KNOW_CONDITIONS) -> pd.DataFrame:
         """Whether a model knows of the harm before it thinks, says so in its thought, and refuses; a row a prompt.
@@ -105,7 +114,8 @@ class Mechanism(Evidence):
                 rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch)
                 rows.to_parquet(folder / "rows.parquet", index=False)
 
-            stage = self._stage("mechanism_know_of_model", {"layer": self._head_layer}, trained, build, read=read)
+            settings = {"layer": self._head_layer}
+            stage = self._stage("mechanism_know_of_model", settings, trained, build, "saferlrm.causal", read=read)
             return self._named(stage, "rows", name, seed)
 
         def build() -> pd.DataFrame:
@@ -128,10 +138,12 @@ class Mechanism(Evidence):
             method, study = condition(name).method, self.of(condition(name))
             labelled, settings = study._prepared(method, seed)
             steps = math.ceil(math.ceil(len(labelled) / settings.batch_size) * settings.epochs)
-            layer = resolve_layer(settings.head_layer, self.load().n_layers)
-            position = settings.head_token if settings.head_token in mechanism.POSITIONS else "pre_cot"
-            direction = self._unaligned.differences[position, layer]
-            watch = GradientPath(self.load(), few, settings.head_token, direction, max(1, steps // GRADIENT_POINTS))
+            token = settings.head_token
+            position = token if token in mechanism.POSITIONS else "pre_cot"
+            directions = {
+                at: vector for (where, at), vector in self._unaligned.differences.items() if where == position
+            }
+            watch = GradientPath(self.load(), few, token, directions, max(1, steps // GRADIENT_POINTS))
             # Not in the stage's folder: a run that went on from a checkpoint would lack its first measurements.
             with tempfile.TemporaryDirectory() as folder:
                 p = self.profile
@@ -167,7 +179,10 @@ class Mechanism(Evidence):
         """Training prompts of the probes, and the first prompts of the held-out contrasts."""
         p = self.profile
         half = p.probe.n_train // 2
-        groups = {mechanism.TRAIN: synthetic.training_prompts(p.probe.n_train - half, half, p.data_seed, "probe")}
+        train = synthetic.training_prompts(p.probe.n_train - half, half, p.data_seed, "probe")
+        # Direct requests: harmful and benign ones differ in what is asked for and in nothing else.
+        alike = [prompt for prompt in train if prompt.family == "seen"]
+        groups = {mechanism.TRAIN: [prompt for prompt in train if prompt.family != "seen"], mechanism.ALIKE: alike}
         for name in GROUPS:
             groups[name] = [prompt for part in self.first(synthetic.CONTRASTS[name]).values() for prompt in part]
         return groups
@@ -212,13 +227,16 @@ class Mechanism(Evidence):
                 shift.to_parquet(folder / "shift.parquet", index=False)
 
         settings = {"prompts": digest(p.text for part in self._groups().values() for p in part)}
-        return self._stage("mechanism_of_model", settings | {"layer": self._head_layer}, trained, build)
+        settings |= {"layer": self._head_layer}
+        return self._stage("mechanism_of_model", settings, trained, build, "saferlrm.mechanism")
 
-    def _stage(self, name: str, settings: dict, trained: Artefact | None, build, **inputs: Artefact) -> Artefact:
+    def _stage(
+        self, name: str, settings: dict, trained: Artefact | None, build: Callable, module: str, **inputs: Artefact
+    ) -> Artefact:
+        """A stage of one model; ``None`` is the unaligned one."""
         inputs |= {} if trained is None else {"aligned": trained}
         declared = self.declared() | settings | {"probe": self.profile.probe.model_dump(mode="json")}
-        modules = ("saferlrm.causal", "saferlrm.mechanism", "saferlrm.suites.synthetic")
-        return self.stage(name, declared, inputs, build, *modules)
+        return self.stage(name, declared, inputs, build, module, "saferlrm.suites.synthetic")
 
     def _named(self, artefact: Artefact, part: str, name: str, seed: int) -> pd.DataFrame:
         return pd.read_parquet(artefact.path / f"{part}.parquet").assign(

@@ -1,0 +1,169 @@
+"""What a model does with what it holds: causal tests of directions, and knowing, saying and refusing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saferlrm.causal import ALL_LAYERS, CELL
+from saferlrm.evaluate import rates
+from saferlrm.plots import style
+from saferlrm.plots.forest import dot, label_rows, spread
+from saferlrm.plots.measures import condition_name, conditions
+from saferlrm.plots.mechanism import HARM, seeds_of
+
+READ = {
+    ("on", "on"): "pre-CoT direction,\nthinking on",
+    ("off", "on"): "decision direction,\nthinking on",
+    ("off", "off"): "decision direction,\nthinking off",
+}
+
+
+def causal(rows: pd.DataFrame) -> Figure:
+    """Refusals when a direction is added at the last token of the prompt, and attack success when it is removed.
+
+    Args:
+        rows: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_causal`; columns ``prompt_id``, ``seed``,
+            ``base``, ``harmful``, ``refused``, ``attack_success``, ``intervention``, ``direction``, ``where``,
+            ``layer``, ``scale``, ``read``, ``mode``.
+    """
+    needed = ("prompt_id", "seed", "base", "harmful", "refused", "attack_success", "intervention", "direction")
+    style.require(rows, (*needed, "where", "layer", "scale", "read", "mode"), "causal")
+    pairs = [pair for pair in READ if ((rows["read"] == pair[0]) & (rows["mode"] == pair[1])).any()]
+    shown = _causal_rates(rows, pairs)
+    bases = conditions(rows["base"])
+    lines = [(base, layer) for base in bases for layer in sorted(shown["layer"].unique())]
+    names = [
+        f"{condition_name(base)}, {'all layers' if layer == ALL_LAYERS else f'layer {layer}'}" for base, layer in lines
+    ]
+    figure, axes = style.canvas(2, len(pairs), 0.62 * len(lines) + 3.4, width=10.5, sharey=True, sharex=True)
+    for row, harmful in zip(axes, (False, True), strict=True):
+        for ax, pair in zip(row, pairs, strict=True):
+            part = shown[(shown["pair"] == pairs.index(pair)) & (shown["harmful"] == harmful)]
+            _causal_dots(ax, part, lines)
+            ax.set_title(READ[pair] if not harmful else "")
+            style.rate_axis(ax)
+        label_rows(row, names)
+        row[0].set_ylabel("added: benign prompts" if not harmful else "removed: harmful prompts")
+    for ax in axes[0]:
+        ax.set_xlabel("refused")
+    for ax in axes[1]:
+        ax.set_xlabel("attack success")
+    for ax in axes.flat:
+        ax.tick_params(labelbottom=True)
+    caption = (
+        f"{style.counts(shown['n'])} prompts a dot. Bars: 95\u00a0% Wilson intervals, clustered by prompt over "
+        f"{seeds_of(rows.assign(condition=rows['base']))}. Added at the last token of the prompt, at the largest "
+        "scale; removed at all tokens. Pre-CoT direction: class means of the states before the thought; decision "
+        "direction: of the states from which the model answers without thinking."
+    )
+    return style.finish(figure, _causal_finding(shown, pairs), caption, "Dots of rates by layer.", axes[0, 0], 4)
+
+
+def _causal_rates(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """Rates of what the figure shows: refusal of benign prompts (added) and attack success (removed at all tokens)."""
+    most = rows.loc[rows["intervention"] == "add", "scale"].max()
+    kinds = {
+        False: (rows["intervention"] == "add") & (rows["scale"] == most),
+        True: (rows["intervention"] == "remove") & (rows["where"] == "all"),
+    }
+    by, found = ("base", "layer", "direction"), []
+    for i, (read, mode) in enumerate(pairs):
+        here = (rows["read"] == read) & (rows["mode"] == mode)
+        for harmful, metric in ((False, "refused"), (True, "attack_success")):
+            part = rows[here & kinds[harmful] & (rows["harmful"] == harmful)]
+            plain = rows[here & (rows["intervention"] == "none") & (rows["harmful"] == harmful)]
+            # What is left alone belongs to every layer.
+            layers = sorted(part["layer"].unique())
+            both = [part, *(plain.assign(layer=layer) for layer in layers)]
+            if len(part):
+                found.append(rates(pd.concat(both), metric, by).assign(pair=i, harmful=harmful))
+    if not found:
+        return pd.DataFrame(columns=[*by, "rate", "low", "high", "n", "pair", "harmful"])
+    return pd.concat(found, ignore_index=True)
+
+
+def _causal_dots(ax: Axes, part: pd.DataFrame, lines: list[tuple[str, int]]) -> None:
+    looks = {
+        "none": ("left alone", style.PALETTE["before"], -0.25, 1),
+        "refusal": ("refusal direction", style.PALETTE["refusal"], 0.0, 0),
+        "random": ("random direction of that length", "#999999", 0.25, 2),
+    }
+    for direction, (name, shade, offset, marker) in looks.items():
+        ax.errorbar([], [], fmt=style.MARKERS[marker], color=shade, label=name)
+        for i, (base, layer) in enumerate(lines):
+            chosen = part[(part["base"] == base) & (part["layer"] == layer) & (part["direction"] == direction)]
+            for _, row in chosen.iterrows():
+                dot(ax, row, ("rate", "low", "high"), i + offset, shade, marker)
+
+
+def _causal_finding(shown: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
+    words = []
+    for i, (read, mode) in enumerate(pairs):
+        said = []
+        for harmful, verb in ((False, "added"), (True, "removed")):
+            part = shown[(shown["pair"] == i) & (shown["harmful"] == harmful) & (shown["direction"] == "refusal")]
+            if len(part):
+                metric = "refusals of benign prompts" if not harmful else "attack success"
+                best = part.loc[part["rate"].idxmax()]
+                at = "all layers" if best["layer"] == ALL_LAYERS else f"layer {best['layer']}"
+                said.append(f"{verb} it brings {metric} to at most {style.percent(best['rate'])} ({at})")
+        name = READ[read, mode].replace(",\n", " with ")
+        words.append(f"{name}: {', '.join(said)}")
+    return "; ".join(words)
+
+
+def know_but_dont_say(table: pd.DataFrame) -> Figure:
+    """The 2 x 2 x 2 table of knowing before the thought, saying in it and refusing after it, by model.
+
+    Args:
+        table: of :func:`saferlrm.causal.know_table`; columns ``condition``, ``harmful``, ``knows``, ``says``,
+            ``refused``, ``rate``, ``low``, ``high``, ``n``, ``seeds``.
+    """
+    needed = ("condition", "harmful", *CELL, "rate", "low", "high", "n", "seeds")
+    style.require(table, needed, "know_but_dont_say")
+    names = conditions(table["condition"])
+    kinds = [harmful for harmful in (True, False) if (table["harmful"] == harmful).any()]
+    cells = sorted({tuple(map(bool, cell)) for cell in table[list(CELL)].itertuples(index=False)}, reverse=True)
+    words = [("knows", "says it", "refuses"), ("does not know", "is silent", "does not")]
+    labels = ["\n".join(words[not value][i] for i, value in enumerate(cell)) for cell in cells]
+    height = 0.62 * len(names) * len(kinds) + 1.1 * len(kinds) + 1.6
+    figure, axes = style.canvas(len(kinds), 1, height, width=10.5)
+    for ax, harmful in zip(axes[:, 0], kinds, strict=True):
+        part = table[table["harmful"] == harmful].set_index(["condition", *CELL])
+        rate = np.array([[part.loc[(name, *cell), "rate"] for cell in cells] for name in names], float)
+        notes = [[_cell_text(part.loc[(name, *cell)]) for cell in cells] for name in names]
+        sns.heatmap(
+            rate, ax=ax, vmin=0, vmax=1, cmap="Blues", annot=np.array(notes), fmt="", annot_kws={"fontsize": 10},
+            cbar=False, linewidths=1.5, xticklabels=labels, yticklabels=[condition_name(name) for name in names],
+        )  # fmt: skip
+        ax.tick_params(axis="both", rotation=0)
+        ax.set_title(f"{HARM[harmful]} prompts")
+    one = table[table["harmful"] == kinds[0]]
+    caption = (
+        f"{style.counts(table['n'])} prompts a row, {spread(table['seeds'])} alignment seeds; rates of a row sum to 1. "
+        "In brackets: 95\u00a0% Wilson intervals, clustered by prompt. Knows: a probe at the last token before the "
+        "thought gives harm above 1/2. Says: the thought names a harmful kind, hurting, or a refusal."
+    )
+    return style.finish(figure, _know_finding(one, kinds[0], names), caption, "Heat map of a table of 8 cells.")
+
+
+def _cell_text(row: pd.Series) -> str:
+    low, high = (round(100 * float(row[name])) for name in ("low", "high"))
+    return f"{style.percent(float(row['rate']))}\n[{low}, {high}]"
+
+
+def _know_finding(table: pd.DataFrame, harmful: bool, names: list[str]) -> str:
+    known = table[table["knows"].astype(bool)]
+    quiet = known[~known["says"].astype(bool) & ~known["refused"].astype(bool)].set_index("condition")["rate"]
+    spoken = known[known["says"].astype(bool) & ~known["refused"].astype(bool)].set_index("condition")["rate"]
+    words = [f"{style.percent(spoken[name] + quiet[name])} ({condition_name(name)})" for name in names if name in quiet]
+    unsaid = names[0]
+    share = quiet[unsaid] / max(1e-9, quiet[unsaid] + spoken[unsaid])
+    return (
+        f"The model knows of the harm and does not refuse in {', '.join(words)} of {HARM[harmful]} prompts; "
+        f"{condition_name(unsaid)} its thought is silent about it in {style.percent(share)} of these"
+    )
