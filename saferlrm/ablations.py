@@ -43,8 +43,8 @@ def control_rates(rows: pd.DataFrame) -> pd.DataFrame:
 def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
     """Every control against plain fine-tuning, and PreSafe against the controls that would explain it away.
 
-    Rows of :func:`saferlrm.crossed.contrasts`, paired over prompts and seeds; p-values are corrected by Holm's method
-    for all comparisons on the same alignment set (``group``).
+    Rows of :func:`saferlrm.crossed.contrasts`, paired over prompts and seeds. A question is a pair of methods on one
+    alignment set (``group``); p-values are corrected by Holm's method for all suites and metrics of a question.
     """
     names = {one.name: f"{METHODS[one.method].label}{' (few)' if one.few else ''}" for one in conditions.controls()[1:]}
     by, found = ("group", "suite", "mode"), []
@@ -52,7 +52,7 @@ def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
     for metric, suites in METRIC_SUITES.items():
         found.append(contrasts(rows[rows["suite"].isin(suites)], metric, pairs, by, names))
     table = pd.concat(found, ignore_index=True)
-    return table.assign(p_holm=table.groupby("group")["p"].transform(lambda p: holm(p)))
+    return table.assign(p_holm=table.groupby(["group", "before", "after"])["p"].transform(lambda p: holm(p)))
 
 
 def control_table(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from saferlrm.verdicts import (
     ABSTRACT,
     DIGEST,
     PAGE,
+    STUDY,
     VERDICTS,
     Claim,
     Results,
@@ -302,6 +303,19 @@ CLAIMS: tuple[Claim, ...] = (
         measures.organisms(
             lambda seed: measures.change(grown(f"sft/{FEW}", seed, BOTH), grown(f"presafe/{FEW}", seed, BOTH)),
             ORGANISMS_NEEDED,
+        ),
+        at_most(-POINT), ALL,
+    ),
+    Claim(
+        "decisions-add", "Labelled prompts without answers add safety where written answers are few, by the head's "
+        "gradient.", "this study", "notebook 07", STUDY,
+        "attack success, PreSafe with decision prompts minus the same with a detached head, few alignment examples, "
+        "unseen direct requests, on the organisms on which it was not found",
+        measures.organisms(
+            lambda seed: measures.change(
+                grown(f"detached_decisions/{FEW}", seed), grown(f"presafe_decisions/{FEW}", seed)
+            ),
+            ORGANISMS_NEEDED - 1, without=(0,),
         ),
         at_most(-POINT), ALL,
     ),

@@ -25,10 +25,13 @@ HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNDECIDED: Verdict = "cannot be decided here"
 VERDICTS: tuple[Verdict, ...] = (HOLDS, FAILS, UNDECIDED)
-Grounding = Literal["abstract", "digest (second-hand)", "popularising page, not in the abstract"]
+Grounding = Literal[
+    "abstract", "digest (second-hand)", "popularising page, not in the abstract", "this study, found on one organism"
+]
 ABSTRACT: Grounding = "abstract"
 DIGEST: Grounding = "digest (second-hand)"
 PAGE: Grounding = "popularising page, not in the abstract"
+STUDY: Grounding = "this study, found on one organism"
 
 SEEDS_NEEDED = 2  # fewer alignment seeds say nothing about how much seeds matter
 ALPHA = 0.05  # of corrected p-values, as of the 95 % intervals

@@ -109,6 +109,7 @@ def organisms(world: World) -> pd.DataFrame:
     rates = {("before", "off"): world.attack["before", "off"], ("before", "on"): world.attack["before", "on"]}
     rates |= {(base, "on"): world.attack[base, "on"] for base in ("sft", "presafe")}
     rates |= {(f"{base}/few", "on"): world.few[base] for base in ("sft", "presafe")}
+    rates |= {(f"{base}_decisions/few", "on"): world.few[base] for base in ("detached", "presafe")}
     for organism in range(world.organisms):
         for (base, mode), rate in rates.items():
             for seed in range(1 if base == "before" else min(2, world.seeds)):

@@ -8,25 +8,45 @@ from saferlrm.plots.alignment import safety_gradient, training_curves
 from saferlrm.plots.behaviour import accuracy_by_depth, safety_by_mode, thought_length, verdicts
 from saferlrm.plots.comparison import before_after, frontier, overview
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
+from saferlrm.plots.evidence import control_differences, controls
+from saferlrm.plots.ledger import claims_ledger
+from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_after
+from saferlrm.plots.organisms import organisms
 from saferlrm.plots.probing import probe_along_thought, probe_by_layer
+from saferlrm.plots.rivals import rivals_frontier
+from saferlrm.plots.robustness import adaptive, safe_at_k, temperature, truncation
 from saferlrm.plots.style import PALETTE, alt_text, theme
+from saferlrm.plots.sweeps import sweeps
 
 __all__ = [
     "PALETTE",
     "accuracy_by_depth",
+    "adaptive",
     "alt_text",
     "before_after",
+    "claims_ledger",
     "classifier_scores",
+    "control_differences",
+    "controls",
     "frontier",
+    "gradient_path",
+    "latent_shift",
     "learning_curve",
+    "organisms",
     "overview",
     "probe_along_thought",
     "probe_by_layer",
+    "probes_before_after",
     "reliability",
+    "rivals_frontier",
+    "safe_at_k",
     "safety_by_mode",
     "safety_gradient",
+    "sweeps",
+    "temperature",
     "theme",
     "thought_length",
     "training_curves",
+    "truncation",
     "verdicts",
 ]

@@ -32,6 +32,8 @@ CUT_TEMPERATURE = 0.9
 CUTS = (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5), ("top_k", 50))
 CUT_SAMPLES, CUT_SUITES = 2, SAMPLED_SUITES[:2]
 LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
+# Of the first organism it was seen that labelled prompts without answers help; the others test it.
+FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")
 SAMPLED_SEEDS = 2  # alignment seeds of the models that are sampled
 N_DIRECTION, N_VALIDATION = 128, 32  # harmful prompts of each kind for the rivals, and as many benign ones (at most)
 Tables = Callable[[LanguageModel, str], Iterator[pd.DataFrame]]
@@ -141,20 +143,21 @@ class Robustness(Evidence):
         return self._rows("truncation", models, {"limits": limits}, tables)
 
     def organisms(self) -> pd.DataFrame:
-        """The light card of every organism: unaligned, and aligned on both alignment sets.
+        """The light card of every organism: unaligned, aligned on both alignment sets, and with decision prompts.
 
         Group ``robustness:organisms``; ``organism`` is the growth seed. Each organism has its own alignment sets,
         decisions and classifier.
         """
         seeds = self.profile.evidence.sweep_seeds
-        listed = [condition(base + budget) for budget in BUDGETS for base in BASES if base + budget != f"{BEFORE}/few"]
+        names = [BEFORE, *(base + budget for budget in BUDGETS for base in BASES[1:]), *FOUND_ELSEWHERE]
+        listed = [condition(name) for name in names]
 
         def build() -> pd.DataFrame:
             studies = [self.of_organism(growth) for growth in self.profile.evidence.organisms]
             rows = pd.concat([study.cards(listed, seeds) for study in studies], ignore_index=True)
             return rows.assign(base=rows["condition"], group="robustness:organisms")
 
-        return self.collected("organisms", build, suites=CARD_SUITES)
+        return self.collected("organisms", build, suites=CARD_SUITES, conditions=names)
 
     def _rival(self, name: str, part: str) -> pd.DataFrame:
         train, validation = self.rival_prompts()
