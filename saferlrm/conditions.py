@@ -29,7 +29,7 @@ PREFILLED_TOKENS = 8  # of the unaligned model's own thought, for the card's pre
 LAMBDAS = (0.05, 0.2, 1.0, 5.0)
 TOKENS = ("pre_cot", "prompt_last", "think_open", "prompt_mean")
 RANKS = (1, 8, 32)
-EXAMPLES = (10, 20, 50, 150)  # harmful ones; benign ones in the proportion of the whole set
+EXAMPLES = (10, 50, 150)  # harmful ones; benign ones in the proportion of the whole set
 CLASSIFIER_PROMPTS = (50, 150, 500)
 THOUGHTS = ("short", "on", "forced")
 SWEEPS = {
@@ -121,7 +121,8 @@ def sweeps(profile: Profile, n_layers: int) -> list[Condition]:
     for value in LAMBDAS:
         add("lambda", ("presafe",), value, f"{value:g}", alignment={"lambda_aux": value})
     for layer in range(1, n_layers + 1):
-        add("layer", ("presafe",), layer, layer, alignment={"head_layer": layer})
+        # The last layer by its own name, which is the profile's: the same run.
+        add("layer", ("presafe",), layer, layer, alignment={"head_layer": -1 if layer == n_layers else layer})
     for i, token in enumerate(TOKENS):
         add("token", ("presafe",), i, token, alignment={"head_token": token})
     for rank in RANKS:

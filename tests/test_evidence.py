@@ -99,7 +99,8 @@ def test_sweeps_are_left_out_by_name_and_run_where_they_are_not(made):
     with pytest.raises(SaferlrmError, match=r"left out \(evidence.quick\)"):
         study.sweeps()
     assert study.n_layers == 4
-    listed = [one for one in conditions.sweeps(study.profile, 4) if one.name in ("sft/few/rank=1", "sft/few/rank=8")]
+    wanted = ("sft/few/rank=1", "sft/few/rank=8")
+    listed = [one for one in conditions.sweeps(study.profile, 4) if one.name in wanted]
     rows = study.cards(listed, (0,))
     assert set(rows["level"]) == {"1", "8"}
     assert set(rows["value"]) == {1.0, 8.0}

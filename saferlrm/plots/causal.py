@@ -35,25 +35,20 @@ def causal(rows: pd.DataFrame) -> Figure:
     pairs = [pair for pair in READ if ((rows["read"] == pair[0]) & (rows["mode"] == pair[1])).any()]
     shown = _causal_rates(rows, pairs)
     bases = conditions(rows["base"])
-    lines = [(base, layer) for base in bases for layer in sorted(shown["layer"].unique())]
-    names = [
-        f"{condition_name(base)}, {'all layers' if layer == ALL_LAYERS else f'layer {layer}'}" for base, layer in lines
-    ]
-    figure, axes = style.canvas(2, len(pairs), 0.62 * len(lines) + 3.4, width=10.5, sharey=True, sharex=True)
-    for row, harmful in zip(axes, (False, True), strict=True):
-        for ax, pair in zip(row, pairs, strict=True):
-            part = shown[(shown["pair"] == pairs.index(pair)) & (shown["harmful"] == harmful)]
-            _causal_dots(ax, part, lines)
+    shapes = [shown[shown["harmful"] == harmful] for harmful in (False, True)]
+    lines = [[(base, at) for base in bases for at in sorted(part["layer"].unique())] for part in shapes]
+    total, ratios = sum(map(len, lines)), [max(1, len(part)) for part in lines]
+    figure, axes = style.canvas(2, len(pairs), 0.36 * total + 3.6, width=10.5, height_ratios=ratios, sharey="row")
+    for row, harmful, part, places in zip(axes, (False, True), shapes, lines, strict=True):
+        for i, (ax, pair) in enumerate(zip(row, pairs, strict=True)):
+            _causal_dots(ax, part[part["pair"] == i], places)
             ax.set_title(READ[pair] if not harmful else "")
-            style.rate_axis(ax)
-        label_rows(row, names)
-        row[0].set_ylabel("added: benign prompts" if not harmful else "removed: harmful prompts")
-    for ax in axes[0]:
-        ax.set_xlabel("refused")
-    for ax in axes[1]:
-        ax.set_xlabel("attack success")
-    for ax in axes.flat:
-        ax.tick_params(labelbottom=True)
+            style.rate_axis(ax, "x", "attack success" if harmful else "refused")
+        words = [
+            f"{condition_name(base)}, {'all layers' if at == ALL_LAYERS else f'layer {at}'}" for base, at in places
+        ]
+        label_rows(row, words)
+        row[0].set_ylabel("removed: harmful prompts" if harmful else "added: benign prompts")
     caption = (
         f"{style.counts(shown['n'])} prompts a dot. Bars: 95\u00a0% Wilson intervals, clustered by prompt over "
         f"{seeds_of(rows.assign(condition=rows['base']))}. Added at the last token of the prompt, at the largest "
@@ -102,18 +97,18 @@ def _causal_dots(ax: Axes, part: pd.DataFrame, lines: list[tuple[str, int]]) -> 
 
 def _causal_finding(shown: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
     words = []
-    for i, (read, mode) in enumerate(pairs):
-        said = []
-        for harmful, verb in ((False, "added"), (True, "removed")):
-            part = shown[(shown["pair"] == i) & (shown["harmful"] == harmful) & (shown["direction"] == "refusal")]
-            if len(part):
-                metric = "refusals of benign prompts" if not harmful else "attack success"
-                best = part.loc[part["rate"].idxmax()]
-                at = "all layers" if best["layer"] == ALL_LAYERS else f"layer {best['layer']}"
-                said.append(f"{verb} it brings {metric} to at most {style.percent(best['rate'])} ({at})")
-        name = READ[read, mode].replace(",\n", " with ")
-        words.append(f"{name}: {', '.join(said)}")
-    return "; ".join(words)
+    for i, pair in enumerate(pairs):
+        gains = []
+        for harmful in (False, True):
+            part = shown[(shown["pair"] == i) & (shown["harmful"] == harmful)]
+            wide = part.pivot_table(index=["base", "layer"], columns="direction", values="rate")
+            gain = (wide["refusal"] - wide["none"]).max() if {"refusal", "none"} <= set(wide) else np.nan
+            gains.append("no rows" if np.isnan(gain) else f"{100 * gain:+.0f}".replace("-0", "+0"))
+        words.append(f"{gains[0]} and {gains[1]} ({READ[pair].replace(',', '').replace(chr(10), ' ')})")
+    return (
+        "Added, the refusal direction raises refusals of benign prompts, and removed, attack success, by at most "
+        f"{', '.join(words)} points"
+    )
 
 
 def know_but_dont_say(table: pd.DataFrame) -> Figure:
@@ -128,7 +123,7 @@ def know_but_dont_say(table: pd.DataFrame) -> Figure:
     names = conditions(table["condition"])
     kinds = [harmful for harmful in (True, False) if (table["harmful"] == harmful).any()]
     cells = sorted({tuple(map(bool, cell)) for cell in table[list(CELL)].itertuples(index=False)}, reverse=True)
-    words = [("knows", "says it", "refuses"), ("does not know", "is silent", "does not")]
+    words = [("knows", "says", "refuses"), ("unaware", "silent", "no refusal")]
     labels = ["\n".join(words[not value][i] for i, value in enumerate(cell)) for cell in cells]
     height = 0.62 * len(names) * len(kinds) + 1.1 * len(kinds) + 1.6
     figure, axes = style.canvas(len(kinds), 1, height, width=10.5)
@@ -161,9 +156,9 @@ def _know_finding(table: pd.DataFrame, harmful: bool, names: list[str]) -> str:
     quiet = known[~known["says"].astype(bool) & ~known["refused"].astype(bool)].set_index("condition")["rate"]
     spoken = known[known["says"].astype(bool) & ~known["refused"].astype(bool)].set_index("condition")["rate"]
     words = [f"{style.percent(spoken[name] + quiet[name])} ({condition_name(name)})" for name in names if name in quiet]
-    unsaid = names[0]
-    share = quiet[unsaid] / max(1e-9, quiet[unsaid] + spoken[unsaid])
+    first = names[0]
+    share = quiet[first] / max(1e-9, quiet[first] + spoken[first])
     return (
-        f"The model knows of the harm and does not refuse in {', '.join(words)} of {HARM[harmful]} prompts; "
-        f"{condition_name(unsaid)} its thought is silent about it in {style.percent(share)} of these"
+        f"Aware that a request is {HARM[harmful]}, the model does not refuse: {', '.join(words)} of prompts; "
+        f"{condition_name(first)}, {style.percent(share)} of these thoughts are silent about it"
     )

@@ -39,20 +39,22 @@ def probes_before_after(probes: pd.DataFrame) -> Figure:
         _by_layer(ax, own[own["group"] == group], names, ("auroc", "low", "high"))
         ax.axhline(0.5, color="#BBBBBB", linewidth=1, zorder=0)
         ax.set_title(GROUPS.get(group, group))
-        ax.set_ylabel("AUROC of the model's own probe")
+        ax.set_ylabel("AUROC, own probe")
         ax.set_ylim(min(0.45, own["low"].min() - 0.02), 1.02)
     turned = own[own["group"] == groups[0]]
     _by_layer(axes[1, 0], turned, names, ("relative_norm", None, None))
     axes[1, 0].axhline(1, color="#BBBBBB", linewidth=1, zorder=0)
     axes[1, 0].set_title("Length of the refusal direction")
-    axes[1, 0].set_ylabel("times the unaligned model's")
-    axes[1, 0].set_ylim(bottom=0)
+    axes[1, 0].set_ylabel("times that before")
+    axes[1, 0].set_ylim(0, 1.12 * max(1.0, float(turned["relative_norm"].max())))
     _by_layer(axes[1, 1], turned, names, ("cosine", None, None))
     axes[1, 1].set_title("Turn of the refusal direction")
-    axes[1, 1].set_ylabel("cosine with the unaligned model's")
+    axes[1, 1].set_ylabel("cosine with that before")
     axes[1, 1].set_ylim(min(-0.05, turned["cosine"].min() - 0.05), 1.05)
     for ax in [*axes[0, len(groups) :], *axes[1, 2:]]:
         ax.set_visible(False)
+    for ax in axes[1]:
+        ax.set_xlabel("layer (0: embeddings)")
     caption = (
         f"{style.counts(own['n'])} held-out prompts a point; lines: means over {seeds_of(own)}. "
         "Bands: 95\u00a0% intervals of one model (Newcombe), averaged over seeds. "
@@ -68,12 +70,8 @@ def _probe_finding(own: pd.DataFrame, groups: list[str], names: list[str]) -> st
     base = "before" if "before" in names else names[0]
     layer = int(means[base].idxmax())
     after = [f"{means[name, layer]:.2f} ({condition_name(name)})" for name in names if name != base and "/" not in name]
-    if not after:
-        return f"Harm is read best at layer {layer}, with AUROC {means[base, layer]:.2f} ({GROUPS.get(group, group)})"
-    return (
-        f"At layer {layer} harm is read with AUROC {means[base, layer]:.2f} before alignment and "
-        f"{', '.join(after)} after it ({GROUPS.get(group, group)})"
-    )
+    text = f"Probes of layer {layer} read harm with AUROC {means[base, layer]:.2f} {condition_name(base)}"
+    return f"{text}{' and ' + ', '.join(after) + ' after it' if after else ''} ({GROUPS.get(group, group)})"
 
 
 def latent_shift(table: pd.DataFrame) -> Figure:
@@ -103,6 +101,8 @@ def latent_shift(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_title("Along the unaligned refusal direction")
     axes[0, 1].set_title("How much of the shift that is")
     _share_limits(axes[:, 0])
+    for ax in axes[1]:
+        ax.set_xlabel("layer")
     caption = (
         f"{style.counts(main['n'])} held-out prompts, {spread(main['seeds'])} alignment seeds. Unit on the left: "
         "the distance between the class means before alignment. Bands: 95\u00a0% BCa bootstrap over prompts. "
@@ -120,12 +120,13 @@ def _shift_finding(main: pd.DataFrame, control: pd.DataFrame, names: list[str]) 
     random = control[(control["layer"] == layer) & (control["condition"] == name) & control["harmful"]]["share"]
     beside = f" (a random direction: {style.percent(random.mean())})" if len(random) else ""
     text = (
-        f"In layer {layer} {condition_name(name)} moves harmful prompts by {moved[True]['projection']:+.2f} and benign "
-        f"ones by {moved[False]['projection']:+.2f} class distances along the refusal direction; "
-        f"that is {style.percent(moved[True]['share'])} of the squared shift of harmful prompts{beside}"
+        f"Layer {layer}: {condition_name(name)} moves harmful prompts by {moved[True]['projection']:+.2f}, benign ones "
+        f"by {moved[False]['projection']:+.2f} class distances along the refusal direction, "
+        f"{style.percent(moved[True]['share'])} of their shift{beside}"
     )
     if name != "sft" and ("sft", True) in at.index:
-        text += f"; {condition_name('sft')}: {at.loc[('sft', True), 'projection']:+.2f}"
+        both = (at.loc[("sft", harmful), "projection"] for harmful in (True, False))
+        text += f"; {condition_name('sft')}: {' and '.join(f'{value:+.2f}' for value in both)}"
     return text
 
 
@@ -186,9 +187,9 @@ def _path_finding(lora: pd.DataFrame, latent: pd.DataFrame, names: list[str]) ->
     push = latent[(latent["condition"] == name) & (latent["group"] == "harmful")]["toward_aux"].mean()
     peak = aux.idxmax()
     return (
-        f"With {condition_name(name)} the safety gradient is largest at epoch {peak:.1f} (norm {aux[peak]:.2f}) and "
-        f"ends at {aux.iloc[-1]:.2f}; its cosine with the next-token gradient is {cosine.mean():+.2f} on average, "
-        f"and it pushes harmful prompts along the refusal direction with cosine {push:+.2f}"
+        f"{condition_name(name)}: the safety gradient peaks at epoch {peak:.1f} (norm {aux[peak]:.2f}, at the end "
+        f"{aux.iloc[-1]:.2f}), has cosine {cosine.mean():+.2f} with the next-token gradient, and pushes harmful "
+        f"prompts along the refusal direction with cosine {push:+.2f}"
     )
 
 
@@ -213,7 +214,6 @@ def _by_layer(ax: Axes, part: pd.DataFrame, names: list[str], columns: tuple[str
         ax.plot(mean.index, mean[estimate], label=condition_name(name), **look)
         if low is not None:
             ax.fill_between(mean.index, mean[low], mean[high], color=look["color"], alpha=0.12, linewidth=0)
-    ax.set_xlabel("layer")
     ax.set_xticks(sorted(part["layer"].unique()))
 
 

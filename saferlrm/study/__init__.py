@@ -42,6 +42,7 @@ class Study(Probing, Controls, Mechanism):
             "learning_curve": lambda study, seed: study.learning_curve(),
             "alignment_set": lambda study, seed: study.alignment_set(),
             "soft_labels": lambda study, seed: study.soft_labels(),
+            "more_answers": lambda study, seed: study.more_answers(),
             "gradients": lambda study, seed: study.gradients(),
             "aligned": lambda study, seed: [study.aligned(name, seed) for name in ("sft", "presafe")],
             "evaluation": lambda study, seed: [study.scorecard(name, seed) for name in ("sft", "presafe")],
