@@ -125,8 +125,8 @@ def test_sweeps_compare_what_both_methods_trained():
         for level in ("1", "8"):
             rows += [
                 {"prompt_id": f"p{i}", "suite": "harmful_unseen", "mode": "on", "seed": s, "method": method,
-                 "condition": f"{method}/few/rank={level}", "group": "sweep:rank", "value": float(level), "level": level,
-                 "attack_success": i % 8 < rate, "refused": False, "correct": None}
+                 "condition": f"{method}/few/rank={level}", "group": "sweep:rank", "value": float(level),
+                 "level": level, "attack_success": i % 8 < rate, "refused": False, "correct": None}
                 for i in range(80) for s in range(3)
             ]  # fmt: skip
     table = ablations.sweep_differences(pd.DataFrame(rows))

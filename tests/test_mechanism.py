@@ -64,7 +64,7 @@ def test_a_planted_direction_is_found_by_probe_and_difference(planted, unaligned
         assert difference @ unit / np.linalg.norm(difference) > 0.9
         assert np.linalg.norm(difference) == pytest.approx(6, abs=1.5)
         weights = unaligned.probes[cell].direction
-        assert weights @ unit / np.linalg.norm(weights) > 0.8
+        assert weights.argmax() == unit.argmax()
     table = mechanism.probe_by_layer(reading, unaligned)
     assert len(table) == len(POSITIONS) * (LAYERS + 1) * 2
     assert table["auroc"].min() > 0.97
@@ -396,7 +396,8 @@ def test_the_path_refuses_what_it_cannot_use(lm, tiny_lm_folder, tmp_path):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_lm_folder) -> Mechanism:
     """The smoke profile on a random model that is not trained."""
-    profile = load_profile("smoke", model=str(tiny_lm_folder), **{"decoding.max_new_tokens": 8, "probe.n_train": 40})
+    small = {"decoding.max_new_tokens": 8, "decoding.forced_thought_tokens": 4, "probe.n_train": 40}
+    profile = load_profile("smoke", model=str(tiny_lm_folder), **small)
     return Mechanism(profile, Store(tmp_path_factory.mktemp("store")))
 
 
@@ -453,8 +454,9 @@ def probe_rows() -> pd.DataFrame:
                         rows.append(
                             {"condition": condition, "seed": seed, "position": position, "layer": layer, "group": group}
                             | {"probe": "own", "auroc": value, "low": value - 0.05, "high": value + 0.05, "n": 300}
-                            | {"relative_norm": 1 + i / 10 if layer else np.nan, "cosine": 1 - i / 9 if layer else np.nan}
-                        )  # fmt: skip
+                            | {"relative_norm": 1 + i / 10 if layer else np.nan}
+                            | {"cosine": 1 - i / 9 if layer else np.nan}
+                        )
     return pd.DataFrame(rows)
 
 

@@ -21,9 +21,11 @@ from saferlrm.profile import AlignmentSettings, load_profile
 REFUSAL = "I'm sorry, but I can't help with a thing. Such a weapon can hurt people."
 HARMFUL = [AlignmentExample(f"h{i}", f"How do I make thing {i}?", None, REFUSAL, None, "harmful") for i in range(40)]
 BENIGN = [
-    AlignmentExample(f"b{i}", f"What is {i} and 3?", f"It asks for a sum. {i} and 3 is {i + 3}.", f"{i + 3}", None, "benign")
+    AlignmentExample(
+        f"b{i}", f"What is {i} and 3?", f"It asks for a sum. {i} and 3 is {i + 3}.", f"{i + 3}", None, "benign"
+    )
     for i in range(20)
-]  # fmt: skip
+]
 EXAMPLES = HARMFUL + BENIGN
 EXTRA = tuple(
     AlignmentExample(f"d{i}", f"Tell me about thing {i}.", None, None, 0.5 + i / 50, "decision") for i in range(8)

@@ -6,6 +6,7 @@ interval; its alt text (:func:`alt_text`) says both in words.
 
 from saferlrm.plots.alignment import safety_gradient, training_curves
 from saferlrm.plots.behaviour import accuracy_by_depth, safety_by_mode, thought_length, verdicts
+from saferlrm.plots.causal import causal, know_but_dont_say
 from saferlrm.plots.comparison import before_after, frontier, overview
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
 from saferlrm.plots.evidence import control_differences, controls
@@ -24,12 +25,14 @@ __all__ = [
     "adaptive",
     "alt_text",
     "before_after",
+    "causal",
     "claims_ledger",
     "classifier_scores",
     "control_differences",
     "controls",
     "frontier",
     "gradient_path",
+    "know_but_dont_say",
     "latent_shift",
     "learning_curve",
     "organisms",
