@@ -7,8 +7,7 @@ import pandas as pd
 from saferlrm import conditions
 from saferlrm.align.methods import METHODS
 from saferlrm.conditions import FEW
-from saferlrm.crossed import contrasts, crossed_rate, holm, outcomes
-from saferlrm.evaluate import rates
+from saferlrm.crossed import contrasts, crossed_rates, holm
 
 METRIC_SUITES = {
     "attack_success": ("harmful_unseen", "harmful_novel_wrapped", "scary_contrast"),
@@ -26,18 +25,9 @@ def control_rates(rows: pd.DataFrame) -> pd.DataFrame:
     Columns ``group``, ``suite``, ``mode``, ``condition``, ``method``, ``metric``, ``rate``, ``low``, ``high``, ``n``
     (prompts), ``seeds``.
     """
-    found = []
-    for metric, suites in METRIC_SUITES.items():
-        part = rows[rows["suite"].isin(suites)]
-        for keys, one in part.groupby(["group", "suite", "mode", "condition", "method"], sort=False):
-            wide = outcomes(one, metric)
-            interval = crossed_rate(wide.to_numpy())
-            found.append(
-                dict(zip(("group", "suite", "mode", "condition", "method"), keys, strict=True))
-                | {"metric": metric, "rate": interval.estimate, "low": interval.low, "high": interval.high}
-                | {"n": interval.n, "seeds": wide.shape[1]}
-            )
-    return pd.DataFrame(found)
+    by = ("group", "suite", "mode", "condition", "method")
+    found = [crossed_rates(rows[rows["suite"].isin(suites)], metric, by) for metric, suites in METRIC_SUITES.items()]
+    return pd.concat(found, ignore_index=True)
 
 
 def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +51,7 @@ def control_table(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     found = []
     for metric, suites in METRIC_SUITES.items():
         part = rows[rows["suite"].isin(suites) & (rows["mode"] != "off")]
-        table = rates(part, metric, ("suite", "mode", "condition"))
+        table = crossed_rates(part, metric, ("suite", "mode", "condition"))
         table["text"] = [f"{r.rate:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
         wide = table.pivot(index=["metric", "suite", "mode"], columns="condition", values="text").reset_index()
         if name != plain:

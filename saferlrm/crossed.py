@@ -131,6 +131,24 @@ def outcomes(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return present.pivot_table(index="prompt_id", columns="seed", values=metric).dropna()
 
 
+def crossed_rates(rows: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Means of a metric over prompts and seeds in each group of tidy rows; samples of a prompt count as their mean.
+
+    Returns:
+        The grouping columns and ``metric``, ``rate``, ``low``, ``high`` (95 %), ``n`` (prompts), ``seeds``.
+    """
+    found = []
+    for group, part in rows[rows[metric].notna()].groupby(list(by), observed=True, sort=False):
+        wide = outcomes(part, metric)
+        interval = crossed_rate(wide.to_numpy())
+        found.append(
+            dict(zip(by, group, strict=True))
+            | {"metric": metric, "rate": interval.estimate, "low": interval.low, "high": interval.high}
+            | {"n": interval.n, "seeds": wide.shape[1]}
+        )
+    return pd.DataFrame(found)
+
+
 def contrasts(
     rows: pd.DataFrame,
     metric: str,

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import load_profile
-from saferlrm.report import build_report, read_results, render
+from saferlrm.report import Result, build_report, read_results, render
 from saferlrm.store import Store, write_json
 from saferlrm.targets import NOT_MEASURED, TARGETS, shortfalls, targets
 
@@ -207,3 +207,19 @@ def test_a_second_report_replaces_the_first_and_is_equal_to_it(tmp_path: Path) -
     study = _study(tmp_path)
     first = build_report(study).read_text(encoding="utf-8")
     assert build_report(study).read_text(encoding="utf-8") == first
+
+
+def test_the_report_shows_every_claim_with_its_verdict_in_the_ledgers_order() -> None:
+    claims = [
+        {"claim": f"Claim {i} <b>.", "source": "PreSafe", "grounding": "abstract", "metric": "a rate",
+         "rule": "at most 0.05", "why": f"It is 0.{i}.", "verdict": verdict}
+        for i, verdict in enumerate(("does not hold", "holds", "cannot be decided here", "does not hold"))
+    ]  # fmt: skip
+    saved = Result("10_claims", pd.DataFrame(claims), {})
+    page = render({"name": "smoke"}, targets(EVALUATION), [saved], [], [], pd.DataFrame())
+    section = re.search(r"<h2 id=\"claims\">.*?</table>", page, re.S)[0]
+    assert "4 claims: 2 does not hold, 1 holds, 1 cannot be decided here" in section
+    assert re.findall(r"Claim (\d) &lt;b&gt;\.", section) == ["0", "1", "2", "3"]
+    assert section.count('class="missed"') == 2
+    without = render({"name": "smoke"}, targets(EVALUATION), [], [], [], pd.DataFrame())
+    assert "The ledger was not computed yet" in without

@@ -69,8 +69,11 @@ class Aligning(Deciding):
 
     def _generate_alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
         a = self.profile.alignment
-        # A quarter more than needed, because some answers are dropped.
-        spare = [n + n // 4 + 8 if n else 0 for n in (a.n_harmful, a.n_benign)]
+        # A quarter more than needed, because some answers are dropped; without the model's own thoughts, most are.
+        spare = [
+            n + n // 4 + 8 if n else 0
+            for n in (a.n_harmful, a.n_benign if a.benign_thoughts == "on" else 3 * a.n_benign)
+        ]
         prompts = synthetic.training_prompts(*spare, self.profile.data_seed, "alignment")
         harmful, benign = [p for p in prompts if p.harmful], [p for p in prompts if not p.harmful]
         examples: list[AlignmentExample] = []

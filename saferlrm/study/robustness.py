@@ -34,7 +34,7 @@ CUT_SAMPLES, CUT_SUITES = 2, SAMPLED_SUITES[:2]
 LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
 # Of the first organism it was seen that labelled prompts without answers help; the others test it.
 FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")
-SAMPLED_SEEDS = 2  # alignment seeds of the models that are sampled
+SAMPLED_SEEDS = 3  # alignment seeds of the models that are sampled (at most)
 N_DIRECTION, N_VALIDATION = 128, 32  # harmful prompts of each kind for the rivals, and as many benign ones (at most)
 Tables = Callable[[LanguageModel, str], Iterator[pd.DataFrame]]
 
@@ -101,7 +101,7 @@ class Robustness(Evidence):
         """Safe@k for k = 1 to the number of samples, by model, temperature and suite; see :mod:`saferlrm.safe_at_k`."""
         rows = self.temperature()
         rows = rows[(rows["group"] == "robustness:temperature") & (rows["value"] > 0)]
-        return safe_at_k_table(rows, ("base", "condition", "method", "seed", "organism", "suite", "value"))
+        return safe_at_k_table(rows, ("base", "condition", "method", "organism", "suite", "value"))
 
     def adaptive(self) -> pd.DataFrame:
         """The attacks of :mod:`saferlrm.attacks` and unseen wrappers, on every model and both alignment sets.
