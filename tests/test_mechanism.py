@@ -22,8 +22,6 @@ from saferlrm.generate import Decoding
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.mechanism import ALIKE, POSITIONS, TRAIN, Reading, Unaligned
 from saferlrm.organism import world
-from saferlrm.plots import causal as causal_plots
-from saferlrm.plots import mechanism as mechanism_plots
 from saferlrm.profile import AlignmentSettings, load_profile
 from saferlrm.stats import wilson
 from saferlrm.steering import steer
@@ -421,7 +419,7 @@ def test_the_unaligned_model_goes_through_every_stage(study, monkeypatch):
 
 
 def test_directions_are_learned_from_prompts_of_one_form_that_no_suite_has(study):
-    groups = study._groups()
+    groups = study._groups
     assert {p.family for p in groups[ALIKE]} == {"seen"}
     assert len({p.harmful for p in groups[ALIKE]}) == 2
     assert not {p.id for p in groups[TRAIN]} & {p.id for p in groups[ALIKE]}
@@ -434,7 +432,7 @@ def shifts() -> pd.DataFrame:
     for i, condition in enumerate(name for name in CONDITIONS if name != "before"):
         for harmful in (True, False):
             for layer in range(1, 5):
-                for direction, part in (("refusal", 1.0), ("random", 0.02)):
+                for direction, part in (("refusal", 1.0), ("random", 0.02), ("within", 0.1)):
                     value = part * 0.1 * layer * (2 if condition == "presafe" else 1) * (1 if harmful else -0.3)
                     row = {"condition": condition, "harmful": harmful, "layer": layer, "direction": direction}
                     for name, mean in (("projection", value), ("share", part * 0.05 * (i + 1)), ("norm", 2.0)):
@@ -514,11 +512,11 @@ def path_rows(peak: float = 0.5) -> pd.DataFrame:
 
 
 FIGURES = {
-    "probes_before_after": (mechanism_plots.probes_before_after, probe_rows()),
-    "latent_shift": (mechanism_plots.latent_shift, shifts()),
-    "gradient_path": (mechanism_plots.gradient_path, path_rows()),
-    "causal": (causal_plots.causal, causal_rows()),
-    "know_but_dont_say": (causal_plots.know_but_dont_say, causal.know_table(known())),
+    "probes_before_after": (plots.probes_before_after, probe_rows()),
+    "latent_shift": (plots.latent_shift, shifts()),
+    "gradient_path": (plots.gradient_path, path_rows()),
+    "causal": (plots.causal, causal_rows()),
+    "know_but_dont_say": (plots.know_but_dont_say, known()),
 }
 
 
@@ -564,14 +562,12 @@ def test_a_figure_states_a_finding_with_n_and_intervals_and_cuts_nothing_off(nam
 
 
 def test_titles_follow_their_tables():
-    assert "0.87 before alignment" in words(mechanism_plots.probes_before_after(probe_rows()))
-    assert "by +0.80, benign ones by -0.24" in words(mechanism_plots.latent_shift(shifts()))
-    assert "peaks at epoch 0.5" in words(mechanism_plots.gradient_path(path_rows()))
-    assert "peaks at epoch 2.0" in words(mechanism_plots.gradient_path(path_rows(2.0)))
-    assert "+100 and +100 (decision direction thinking off)" in words(causal_plots.causal(causal_rows()))
-    assert "+0 and +0 (decision direction thinking off)" in words(causal_plots.causal(causal_rows(works=False)))
+    assert "0.87 before alignment" in words(plots.probes_before_after(probe_rows()))
+    assert "by +0.80, benign ones by -0.24" in words(plots.latent_shift(shifts()))
+    assert "peaks at epoch 0.5" in words(plots.gradient_path(path_rows()))
+    assert "peaks at epoch 2.0" in words(plots.gradient_path(path_rows(2.0)))
+    assert "+100 and +100 (decision direction thinking off)" in words(plots.causal(causal_rows()))
+    assert "+0 and +0 (decision direction thinking off)" in words(plots.causal(causal_rows(works=False)))
     rows = known()
     all_refused = rows.assign(refused=True)
-    assert "0 % (before alignment)" in words(causal_plots.know_but_dont_say(causal.know_table(all_refused))).replace(
-        "\u00a0", " "
-    )
+    assert "0 % (before alignment)" in words(plots.know_but_dont_say(all_refused)).replace("\u00a0", " ")

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saferlrm.causal import ALL_LAYERS, CELL
+from saferlrm.causal import ALL_LAYERS, CELL, know_table
 from saferlrm.evaluate import rates
 from saferlrm.plots import style
 from saferlrm.plots.forest import dot, label_rows, spread
@@ -111,15 +111,15 @@ def _causal_finding(shown: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
     )
 
 
-def know_but_dont_say(table: pd.DataFrame) -> Figure:
+def know_but_dont_say(rows: pd.DataFrame) -> Figure:
     """The 2 x 2 x 2 table of knowing before the thought, saying in it and refusing after it, by model.
 
     Args:
-        table: of :func:`saferlrm.causal.know_table`; columns ``condition``, ``harmful``, ``knows``, ``says``,
-            ``refused``, ``rate``, ``low``, ``high``, ``n``, ``seeds``.
+        rows: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_know`; columns ``prompt_id``, ``seed``,
+            ``condition``, ``harmful``, ``knows``, ``says``, ``refused``.
     """
-    needed = ("condition", "harmful", *CELL, "rate", "low", "high", "n", "seeds")
-    style.require(table, needed, "know_but_dont_say")
+    style.require(rows, ("prompt_id", "seed", "condition", "harmful", *CELL), "know_but_dont_say")
+    table = know_table(rows)
     names = conditions(table["condition"])
     kinds = [harmful for harmful in (True, False) if (table["harmful"] == harmful).any()]
     cells = sorted({tuple(map(bool, cell)) for cell in table[list(CELL)].itertuples(index=False)}, reverse=True)

@@ -13,7 +13,10 @@ from saferlrm.plots.measures import colour, condition_name, conditions
 from saferlrm.plots.probing import GROUPS
 
 HARM = {True: "harmful", False: "benign"}
-CONTROL = ("random", "random direction", "#777777")
+CONTROLS = {
+    "random": ("random direction", "#999999", ":"),
+    "within": ("direction of the states' own scatter", "#444444", ":"),
+}
 LOSSES = {
     "lm": ("next-token loss", style.PALETTE["sft"], "-"),
     "aux": ("auxiliary loss", style.PALETTE["presafe"], "-"),
@@ -82,7 +85,7 @@ def latent_shift(table: pd.DataFrame) -> Figure:
     """
     needed = ("condition", "harmful", "layer", "direction", "projection", "projection_low", "projection_high", "share")
     style.require(table, (*needed, "share_low", "share_high", "norm", "n", "seeds"), "latent_shift")
-    main, control = (table[table["direction"] == name] for name in ("refusal", CONTROL[0]))
+    main, control = table[table["direction"] == "refusal"], table[table["direction"].isin(CONTROLS)]
     style.require(main, needed, "latent_shift")
     names = conditions(main["condition"])
     figure, axes = style.canvas(2, 2, 7.6, width=10.5, sharex=True)
@@ -90,14 +93,15 @@ def latent_shift(table: pd.DataFrame) -> Figure:
         part, drawn = main[main["harmful"] == harmful], control[control["harmful"] == harmful]
         for ax, column in zip(row, ("projection", "share"), strict=True):
             _by_layer(ax, part, names, (column, f"{column}_low", f"{column}_high"))
-            if len(drawn):
-                mean = drawn.groupby("layer")[column].mean()
-                ax.plot(mean.index, mean, color=CONTROL[2], linestyle=":", label=CONTROL[1])
+            for name, (label, shade, dash) in CONTROLS.items():
+                mean = drawn[drawn["direction"] == name].groupby("layer")[column].mean()
+                if len(mean):
+                    ax.plot(mean.index, mean, color=shade, linestyle=dash, label=label)
         row[0].axhline(0, color="#BBBBBB", linewidth=1, zorder=0)
         row[0].set_ylabel(f"{HARM[harmful]} prompts:\nshift along the direction")
         row[1].set_ylabel("share of the squared shift")
         style.rate_axis(row[1], "y", "share of the squared shift")
-        row[1].set_ylim(-0.02, max(0.12, 1.15 * float(main["share_high"].max())))
+        row[1].set_ylim(-0.02, max(0.12, 1.15 * float(table["share_high"].max())))
     axes[0, 0].set_title("Along the unaligned refusal direction")
     axes[0, 1].set_title("How much of the shift that is")
     _share_limits(axes[:, 0])
@@ -106,7 +110,7 @@ def latent_shift(table: pd.DataFrame) -> Figure:
     caption = (
         f"{style.counts(main['n'])} held-out prompts, {spread(main['seeds'])} alignment seeds. Unit on the left: "
         "the distance between the class means before alignment. Bands: 95\u00a0% BCa bootstrap over prompts. "
-        "Dashed: few examples. Dotted: mean over random directions and conditions."
+        "Dashed: few examples. Dotted: means over random directions and conditions."
     )
     shows = "Lines of the shift of the latent by layer."
     return style.finish(figure, _shift_finding(main, control, names), caption, shows, axes[0, 0], 4)
@@ -117,8 +121,10 @@ def _shift_finding(main: pd.DataFrame, control: pd.DataFrame, names: list[str]) 
     at = main[main["layer"] == layer].set_index(["condition", "harmful"])
     name = next(one for one in ("presafe", *names) if (one, True) in at.index and (one, False) in at.index)
     moved = {harmful: at.loc[(name, harmful)] for harmful in (True, False)}
-    random = control[(control["layer"] == layer) & (control["condition"] == name) & control["harmful"]]["share"]
-    beside = f" (a random direction: {style.percent(random.mean())})" if len(random) else ""
+    at_top = control[(control["layer"] == layer) & (control["condition"] == name) & control["harmful"]]
+    shares = at_top.set_index("direction")["share"]
+    others = [f"{label} {style.percent(shares[one])}" for one, (label, *_) in CONTROLS.items() if one in shares]
+    beside = f" ({', '.join(others)})" if others else ""
     text = (
         f"Layer {layer}: {condition_name(name)} moves harmful prompts by {moved[True]['projection']:+.2f}, benign ones "
         f"by {moved[False]['projection']:+.2f} class distances along the refusal direction, "
@@ -158,13 +164,16 @@ def gradient_path(table: pd.DataFrame) -> Figure:
         row[0].set_ylim(bottom=0)
         for ax in row[1:]:
             ax.axhline(0, color="#888888", linewidth=1, zorder=0)
-            ax.set_ylim(-1.05, 1.05)
     for ax, title in zip(
         axes[0],
         ("At the adapter's weights", "Cosine of the two gradients", f"Push along the refusal\ndirection, layer {top}"),
         strict=True,
     ):
         ax.set_title(title)
+    for column in (axes[:, 1], axes[:, 2]):
+        most = max(0.25, *(abs(end) for ax in column for end in ax.get_ylim()))
+        for ax in column:
+            ax.set_ylim(-min(1.05, most), min(1.05, most))
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     for ax in axes[0, 1:]:  # one legend names the lines of all panels

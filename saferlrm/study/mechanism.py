@@ -32,7 +32,7 @@ CAUSAL_MODES = (("on", "on"), ("off", "on"), ("off", "off"))
 GRADIENT_CONDITIONS = ("presafe", f"presafe/{FEW}")
 GROUPS = ("direct", "novel_wrapped")  # held-out contrasts
 CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS, CAUSAL_LAYERS = ("harmful_unseen", "benign"), 40, 2, 3
-GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 16, 10, 2  # examples of each kind
+GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 12, 8, 2  # examples of each kind
 
 
 class Mechanism(Evidence):
@@ -76,7 +76,7 @@ class Mechanism(Evidence):
             def build(folder: Path) -> None:
                 lm, batch, found = self.load(None if trained is None else trained.path / "adapter"), self._batch, []
                 layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
-                alike = self._groups()[mechanism.ALIKE]
+                alike = self._groups[mechanism.ALIKE]
                 for read, mode in pairs:
                     directions = causal.refusal_directions(lm, alike, read, batch)
                     rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
@@ -164,7 +164,7 @@ class Mechanism(Evidence):
 
     @cached_property
     def _unaligned(self) -> mechanism.Unaligned:
-        return mechanism.Unaligned.of(mechanism.read(self.load(), self._groups(), self._batch), self.profile.data_seed)
+        return mechanism.Unaligned.of(mechanism.read(self.load(), self._groups, self._batch), self.profile.data_seed)
 
     @property
     def _batch(self) -> int:
@@ -175,6 +175,7 @@ class Mechanism(Evidence):
         """The layer whose state counts as the latent decision: the head's."""
         return resolve_layer(self.profile.alignment.head_layer, self.load().n_layers)
 
+    @cached_property
     def _groups(self) -> dict[str, list[Prompt]]:
         """Training prompts of the probes, and the first prompts of the held-out contrasts."""
         p = self.profile
@@ -216,7 +217,7 @@ class Mechanism(Evidence):
 
         def build(folder: Path) -> None:
             lm = self.load(None if trained is None else trained.path / "adapter")
-            reading = mechanism.read(lm, self._groups(), self._batch)
+            reading = mechanism.read(lm, self._groups, self._batch)
             mechanism.probe_by_layer(reading, self._unaligned).to_parquet(folder / "probes.parquet", index=False)
             penalty = self._unaligned.probes["pre_cot", self._head_layer].C
             decided = mechanism.latent_decision(reading, self._head_layer, penalty)
@@ -226,7 +227,7 @@ class Mechanism(Evidence):
                 shift = mechanism.latent_shift(reading, self._unaligned, seed=self.profile.data_seed)
                 shift.to_parquet(folder / "shift.parquet", index=False)
 
-        settings = {"prompts": digest(p.text for part in self._groups().values() for p in part)}
+        settings = {"prompts": digest(p.text for part in self._groups.values() for p in part)}
         settings |= {"layer": self._head_layer}
         return self._stage("mechanism_of_model", settings, trained, build, "saferlrm.mechanism")
 
