@@ -94,6 +94,10 @@ class Base:
 
     def suites(self) -> dict[str, list[Prompt]]:
         """All evaluation suites."""
+        return {name: list(suite) for name, suite in self._suites.items()}
+
+    @cached_property
+    def _suites(self) -> dict[str, list[Prompt]]:
         p = self.profile
         return {name: synthetic.build_suite(name, p.suite_size, p.data_seed) for name in synthetic.SUITE_NAMES}
 

@@ -1,0 +1,75 @@
+"""Figures of the mechanism: a computed finding, n, intervals, alt text, and nothing cut off."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from mechanism_tables import causal_rows, known, path_rows, probe_rows, shifts
+
+from saferlrm import plots
+from saferlrm.errors import SaferlrmError
+
+FIGURES = {
+    "probes_before_after": (plots.probes_before_after, probe_rows()),
+    "latent_shift": (plots.latent_shift, shifts()),
+    "gradient_path": (plots.gradient_path, path_rows()),
+    "causal": (plots.causal, causal_rows()),
+    "know_but_dont_say": (plots.know_but_dont_say, known()),
+}
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def words(figure: plt.Figure) -> str:
+    return " ".join(figure.get_suptitle().split())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_states_a_finding_with_n_and_intervals_and_cuts_nothing_off(name):
+    draw, table = FIGURES[name]
+    before = table.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw(table)
+        figure.canvas.draw()
+    pd.testing.assert_frame_equal(table, before)
+    assert re.search(r"\d", words(figure))
+    caption = " ".join(figure.get_supxlabel().split())
+    assert re.search(r"n = \d", caption)
+    assert re.search("interval|bootstrap", caption)
+    assert caption in " ".join(plots.alt_text(figure).split())
+    renderer, page = figure.canvas.get_renderer(), figure.bbox
+    boxes = [figure._suptitle.get_window_extent(renderer), figure._supxlabel.get_window_extent(renderer)]
+    boxes += [ax.get_tightbbox(renderer) for ax in figure.axes if ax.get_visible()]
+    for box in boxes:
+        assert box.x0 >= page.x0 - 1
+        assert box.x1 <= page.x1 + 1
+        assert box.y0 >= page.y0 - 1
+        assert box.y1 <= page.y1 + 1
+    for legend in figure.legends:
+        assert all(legend.get_window_extent(renderer).y0 >= box.y1 - 2 for box in boxes[2:])
+    assert min(t.get_fontsize() for t in figure.findobj(plt.Text) if t.get_text().strip() and t.get_visible()) >= 10
+    with pytest.raises(SaferlrmError, match=name):
+        draw(table.head(0))
+    with pytest.raises(SaferlrmError, match=f"{name} needs a column"):
+        draw(table[[]].assign(other=1))
+
+
+def test_titles_follow_their_tables():
+    assert "0.87 before alignment" in words(plots.probes_before_after(probe_rows()))
+    assert "by +0.80, benign ones by -0.24" in words(plots.latent_shift(shifts()))
+    assert "peaks at epoch 0.5" in words(plots.gradient_path(path_rows()))
+    assert "peaks at epoch 2.0" in words(plots.gradient_path(path_rows(2.0)))
+    assert "+100 and +100 (decision direction thinking off)" in words(plots.causal(causal_rows()))
+    assert "+0 and +0 (decision direction thinking off)" in words(plots.causal(causal_rows(works=False)))
+    rows = known()
+    all_refused = rows.assign(refused=True)
+    assert "0 % (before alignment)" in words(plots.know_but_dont_say(all_refused)).replace("\u00a0", " ")
