@@ -84,7 +84,7 @@ def _targets(rows: pd.DataFrame) -> str:
 def _claims(rows: pd.DataFrame) -> list[str]:
     """How many claims hold, and what the ledger says of the question that the study is about."""
     counts = rows["verdict"].value_counts()
-    told = "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    told = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items())
     heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
     made = [(row.claim, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", row.verdict) for row in heads.itertuples()]
     return [
