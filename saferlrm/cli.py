@@ -80,7 +80,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option(help="Execute finished notebooks again; stages stay stored.")
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave the sweeps out: the profile 'quick'.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No sweeps, fewer seeds and organisms: the profile 'quick'.")
+    ] = False,
     shipped: Annotated[bool, typer.Option(help="Read shipped artefacts instead of computing all.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder with the notebooks.")] = None,
     out: Annotated[

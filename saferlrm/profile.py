@@ -1,8 +1,8 @@
 """Declared settings of a study: typed, bounded, frozen; an unknown key is an error.
 
-A profile is a YAML file that spells out every setting. Four ship: ``smoke`` (minutes, every code path), ``organism``
-(the study on a laptop), ``quick`` (the same without sweeps) and ``gpu`` (a real reasoning model). The defaults below
-are for experiments in which only a few settings matter.
+A profile is a YAML file that spells out every setting. Four ship: ``smoke`` (minutes, every code path but the sweeps),
+``organism`` (the study on a laptop), ``quick`` (the same without sweeps and with fewer seeds) and ``gpu`` (a real
+reasoning model). The defaults below are for experiments in which only a few settings matter.
 """
 
 from __future__ import annotations

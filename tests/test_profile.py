@@ -131,6 +131,11 @@ def test_a_profile_file_with_mistakes_is_explained(tmp_path: Path, text: str, me
     assert "\n" not in str(caught.value)
 
 
-def test_quick_is_the_organism_study_without_sweeps() -> None:
-    quick = load_profile("quick").model_dump()
-    assert quick == load_profile("organism", **{"name": "quick", "evidence.quick": True}).model_dump()
+def test_quick_is_the_organism_study_with_less_evidence_and_no_sweeps() -> None:
+    quick, full = load_profile("quick"), load_profile("organism", name="quick")
+    assert quick.evidence.quick
+    assert set(quick.evidence.seeds) < set(full.evidence.seeds)
+    assert set(quick.evidence.organisms) < set(full.evidence.organisms)
+    same = {"few_harmful", "few_benign", "few_epochs", "suite_size", "workers"}
+    assert quick.evidence.model_dump(include=same) == full.evidence.model_dump(include=same)
+    assert quick.model_copy(update={"evidence": full.evidence}) == full

@@ -185,7 +185,8 @@ def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tm
     assert before.is_monotonic_decreasing
     assert before.iloc[0] > 0.5
     cards = study.organisms()
-    assert set(cards["condition"]) == {"before", "presafe", "presafe/few"}
+    added = {"presafe_decisions/few", "detached_decisions/few"}
+    assert set(cards["condition"]) == {"before", "presafe", "presafe/few"} | added
     assert set(cards.loc[cards["condition"] == "before", "mode"]) == {"off", "on", "prefilled"}
     assert set(cards.loc[cards["condition"] == "presafe/few", "mode"]) == {"on", "prefilled"}
     assert set(cards["organism"]) == set(study.profile.evidence.organisms)
