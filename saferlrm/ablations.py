@@ -42,7 +42,7 @@ def control_differences(rows: pd.DataFrame) -> pd.DataFrame:
     for metric, suites in METRIC_SUITES.items():
         found.append(contrasts(rows[rows["suite"].isin(suites)], metric, pairs, by, names))
     table = pd.concat(found, ignore_index=True)
-    return table.assign(p_holm=table.groupby(["group", "before", "after"])["p"].transform(lambda p: holm(p)))
+    return table.assign(p_holm=table.groupby(["group", "before", "after"])["p"].transform(holm))
 
 
 def control_table(rows: pd.DataFrame, name: str) -> pd.DataFrame:

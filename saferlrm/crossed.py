@@ -146,7 +146,13 @@ def crossed_rates(rows: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.Data
             | {"metric": metric, "rate": interval.estimate, "low": interval.low, "high": interval.high}
             | {"n": interval.n, "seeds": wide.shape[1]}
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=[*by, "metric", "rate", "low", "high", "n", "seeds"])
+
+
+def paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Two tables of :func:`outcomes` on the prompts that both have; empty if they share none."""
+    shared = before.index.intersection(after.index)
+    return before.loc[shared].to_numpy(), after.loc[shared].to_numpy()
 
 
 def contrasts(
@@ -172,13 +178,13 @@ def contrasts(
     if missing:
         raise SaferlrmError(f"contrasts need a column {missing[0]!r}; the table has {', '.join(rows)}")
     called, found = dict(names or {}), []
+    wanted = {name for pair in pairs for name in pair}
     for group, part in rows.groupby(list(by), observed=True, sort=False):
+        read = {name: outcomes(part[part["condition"] == name], metric) for name in wanted}
         for before, after in pairs:
-            one, two = (outcomes(part[part["condition"] == name], metric) for name in (before, after))
-            shared = one.index.intersection(two.index)
-            if not len(shared):
+            a, b = paired(read[before], read[after])
+            if not len(a):
                 continue
-            a, b = one.loc[shared].to_numpy(), two.loc[shared].to_numpy()
             interval = crossed_difference(a, b)
             found.append(
                 dict(zip(by, group, strict=True))

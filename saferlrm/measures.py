@@ -21,6 +21,7 @@ from saferlrm.crossed import (
     crossed_ratio,
     holm,
     p_value,
+    paired,
 )
 from saferlrm.stats import Interval, bootstrap_mean
 from saferlrm.verdicts import Measured, Results, UnmeasuredError
@@ -228,10 +229,10 @@ def _compared(
 
 def _paired(results: Results, before: Answers, after: Answers) -> tuple[np.ndarray, np.ndarray, int]:
     one, two = before.read(results), after.read(results)
-    shared = one.index.intersection(two.index)
-    if not len(shared):
+    a, b = paired(one, two)
+    if not len(a):
         raise UnmeasuredError(f"{before.who} and {after.who} have no prompt in common in results/tidy")
-    return one.loc[shared].to_numpy(), two.loc[shared].to_numpy(), _seeds((before, one), (after, two))
+    return a, b, _seeds((before, one), (after, two))
 
 
 def _seeds(*read: tuple[Answers, pd.DataFrame]) -> int:

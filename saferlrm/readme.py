@@ -86,7 +86,7 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     counts = rows["verdict"].value_counts()
     told = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items())
     heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
-    made = [(row.claim, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", row.verdict) for row in heads.itertuples()]
+    made = [(row.claim, _interval(row.value, row.low, row.high), row.verdict) for row in heads.itertuples()]
     return [
         f"[The ledger](notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: {told}. "
         "Does the head help beyond plain fine-tuning, and why? (differences of attack success, over prompts and seeds)",

@@ -10,7 +10,7 @@ from saferlrm.ablations import METRIC_SUITES
 from saferlrm.align.methods import METHODS
 from saferlrm.align.methods import RIVALS as TRAINED
 from saferlrm.conditions import FEW
-from saferlrm.crossed import contrasts, crossed_rate, outcomes
+from saferlrm.crossed import contrasts, crossed_rates
 from saferlrm.rivals import RIVALS
 from saferlrm.suites.synthetic import REASONING
 
@@ -35,25 +35,29 @@ def rival_scores(rows: pd.DataFrame) -> pd.DataFrame:
         ``condition``, ``label``, ``setting`` (suite and whether the thought was prefilled), ``metric``, ``rate`` (or
         mean), ``low``, ``high``, ``n`` (prompts), ``seeds``.
     """
-    found = []
-    for condition, part in _own_mode(rows).groupby("condition", sort=False):
-        label = part["label"].iloc[0]
-        for metric, suites in {**METRIC_SUITES, "n_tokens": ("harmful_unseen", REASONING)}.items():
-            chosen = part[part["suite"].isin(suites)]
-            for (suite, mode), one in chosen.groupby(["suite", "mode"], sort=False):
-                if metric == "n_tokens" and mode == "prefilled" and (chosen["mode"] != "prefilled").any():
-                    continue
-                wide = outcomes(one, metric)
-                interval = crossed_rate(wide.to_numpy())
-                words = f"{suite}, {'tokens an answer' if metric == 'n_tokens' else mode}"
-                setting = words if mode == "prefilled" or metric == "n_tokens" else suite
-                found.append(_row(condition, label, setting, metric, interval.estimate, interval.low, interval.high)
-                    | {"n": interval.n, "seeds": wide.shape[1]})  # fmt: skip
-        # Tokens and no seconds: these depend on what else the machine had to do.
-        value = float(part.groupby("seed")["train_tokens"].first().mean())
-        row = _row(condition, label, "tokens of training", "train_tokens", value, value, value)
-        found.append(row | {"n": 0, "seeds": part["seed"].nunique()})
-    return pd.DataFrame(found)
+    part = _own_mode(rows)
+    by, found = ("condition", "label", "suite", "mode"), []
+    for metric, suites in METRIC_SUITES.items():
+        table = crossed_rates(part[part["suite"].isin(suites)], metric, by)
+        prefilled = table["mode"] == "prefilled"
+        found.append(table.assign(setting=table["suite"].where(~prefilled, table["suite"] + ", prefilled")))
+    # A rival that begins the thought has no other mode; of all others the thought that is their own is counted.
+    own = part.groupby("condition")["mode"].transform(lambda modes: (modes != "prefilled").any())
+    asked = part[part["suite"].isin(("harmful_unseen", REASONING)) & ~(own & (part["mode"] == "prefilled"))]
+    table = crossed_rates(asked, "n_tokens", by)
+    found.append(table.assign(setting=table["suite"] + ", tokens an answer"))
+    # Tokens and no seconds: these depend on what else the machine had to do.
+    trained = part.groupby(["condition", "label", "seed"], sort=False)["train_tokens"].first()
+    trained = trained.groupby(["condition", "label"], sort=False).agg(rate="mean", seeds="size").reset_index()
+    found.append(
+        trained.assign(
+            setting="tokens of training", metric="train_tokens", low=trained["rate"], high=trained["rate"], n=0
+        )
+    )
+    table = pd.concat(found, ignore_index=True)
+    order = {name: i for i, name in enumerate(part["condition"].unique())}
+    table = table.sort_values("condition", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return table[["condition", "label", "setting", "metric", "rate", "low", "high", "n", "seeds"]]
 
 
 def separated(rows: pd.DataFrame, suite: str, few: bool = False, metric: str = "attack_success") -> pd.DataFrame:
@@ -81,10 +85,3 @@ def separated(rows: pd.DataFrame, suite: str, few: bool = False, metric: str = "
 
 def _own_mode(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~((rows["condition"] == "before") & (rows["mode"] == "off"))]
-
-
-def _row(condition: str, label: str, setting: str, metric: str, rate: float, low: float, high: float) -> dict:
-    return {
-        "condition": condition, "label": label, "setting": setting, "metric": metric,
-        "rate": rate, "low": low, "high": high,
-    }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
 from collections.abc import Callable
 
 import evidence_tables as tables
@@ -14,36 +13,31 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from pictures import cleanly, words
 
+from saferlrm import plots
 from saferlrm.errors import SaferlrmError
-from saferlrm.plots import alt_text, evidence, labels, robustness, style
+from saferlrm.plots import alt_text, labels, style
 from saferlrm.plots.measures import condition_name
 
 CONTROLS, SWEEPS, RIVALS = tables.controls(), tables.sweeps(), tables.rivals()
 FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
-    "controls": (evidence.controls, CONTROLS),
-    "control_differences": (evidence.control_differences, tables.differences()),
-    "sweeps": (evidence.sweeps, SWEEPS),
-    "rivals_frontier": (evidence.rivals_frontier, RIVALS),
-    "temperature": (robustness.temperature, tables.temperature()),
-    "safe_at_k": (robustness.safe_at_k, tables.safe_at_k()),
-    "adaptive": (robustness.adaptive, tables.adaptive()),
-    "truncation": (robustness.truncation, tables.truncation()),
-    "organisms": (robustness.organisms, tables.organisms()),
+    "controls": (plots.controls, CONTROLS),
+    "control_differences": (plots.control_differences, tables.differences()),
+    "sweeps": (plots.sweeps, SWEEPS),
+    "rivals_frontier": (plots.rivals_frontier, RIVALS),
+    "temperature": (plots.temperature, tables.temperature()),
+    "safe_at_k": (plots.safe_at_k, tables.safe_at_k()),
+    "adaptive": (plots.adaptive, tables.adaptive()),
+    "truncation": (plots.truncation, tables.truncation()),
+    "organisms": (plots.organisms, tables.organisms()),
 }
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Figure]:
     """Every figure once, drawn without a warning from a table that stays as it is."""
-    figures = {}
-    for name, (draw, table) in FIGURES.items():
-        before = table.copy()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            figures[name] = draw(table)
-            figures[name].canvas.draw()
-        pd.testing.assert_frame_equal(table, before)
+    figures = {name: cleanly(draw, table) for name, (draw, table) in FIGURES.items()}
     yield figures
     plt.close("all")
 
@@ -55,10 +49,6 @@ def _close_figures(drawn):
     yield
     for number in set(plt.get_fignums()) - shared:
         plt.close(number)
-
-
-def words(figure: Figure) -> str:
-    return " ".join(figure.get_suptitle().replace("\u00a0", " ").split())
 
 
 def caption(figure: Figure) -> str:
@@ -116,10 +106,10 @@ def test_an_empty_table_and_a_missing_column_are_said_in_one_line(name):
 def test_the_title_of_the_controls_says_where_the_head_adds_something(drawn):
     assert "on 3 of 3 attacks with few examples (prefilled thoughts:" in words(drawn["controls"])
     turned = CONTROLS.replace({"method": {"sft": "presafe", "presafe": "sft"}})
-    assert "on 0 of 3 attacks with few examples, and less safe on 3" in words(evidence.controls(turned))
+    assert "on 0 of 3 attacks with few examples, and less safe on 3" in words(plots.controls(turned))
     same = CONTROLS[CONTROLS["method"].isin(["before", "sft"])]
     same = pd.concat([same, same[same["method"] == "sft"].assign(method="presafe")])
-    text = words(evidence.controls(same))
+    text = words(plots.controls(same))
     assert "on 0 of 3 attacks with the full alignment set" in text
     assert "less safe" not in text
 
@@ -133,19 +123,19 @@ def test_the_title_of_the_controls_gives_the_rates_of_its_table(drawn):
 
 def test_controls_show_the_unaligned_model_once_and_one_budget_alone(drawn):
     twice = pd.concat([CONTROLS, CONTROLS[CONTROLS["method"] == "before"].assign(group="few")])
-    assert words(evidence.controls(twice)) == words(drawn["controls"])
-    alone = evidence.controls(CONTROLS[CONTROLS["group"] == "few"])
+    assert words(plots.controls(twice)) == words(drawn["controls"])
+    alone = plots.controls(CONTROLS[CONTROLS["group"] == "few"])
     assert "full" not in words(alone)
     assert [text.get_text() for text in alone.legends[0].get_texts()] == ["few examples"]
 
 
 def test_only_what_the_correction_leaves_is_called_better_or_worse():
     table = tables.differences()
-    assert words(evidence.control_differences(table)).startswith(
+    assert words(plots.control_differences(table)).startswith(
         "24 of 84 differences to λ = 0 are decided: PreSafe 6 better"
     )
-    assert "PreSafe 6 worse" in words(evidence.control_differences(tables.differences(sign=-1)))
-    uncorrected = words(evidence.control_differences(table.assign(p_holm=1.0)))
+    assert "PreSafe 6 worse" in words(plots.control_differences(tables.differences(sign=-1)))
+    uncorrected = words(plots.control_differences(table.assign(p_holm=1.0)))
     assert uncorrected == "0 of 84 differences to λ = 0 are decided"
 
 
@@ -158,24 +148,24 @@ def test_more_refusals_of_harmless_prompts_and_fewer_problems_solved_are_worse()
         ("harmful_unseen", "attack_success", "1 worse"),
         ("reasoning", "correct", "1 better"),
     ):
-        figure = evidence.control_differences(pd.DataFrame([row | {"suite": suite, "metric": metric}]))
+        figure = plots.control_differences(pd.DataFrame([row | {"suite": suite, "metric": metric}]))
         assert words(figure).endswith(said)
 
 
 def test_differences_to_other_controls_name_both_sides():
     table = tables.differences().query("after == 'presafe'")
     table = pd.concat([table.assign(before=name, after="presafe", group="few") for name in ("shuffled", "detached")])
-    figure = evidence.control_differences(table, against=("detached", "shuffled"))
+    figure = plots.control_differences(table, against=("detached", "shuffled"))
     assert "PreSafe − detached head 3 better, PreSafe − shuffled labels 3 better" in words(figure)
     assert len(figure.axes[0].get_yticklabels()) == 2
     with pytest.raises(SaferlrmError, match="at least one row"):
-        evidence.control_differences(table)
+        plots.control_differences(table)
 
 
 @pytest.mark.parametrize("most", ["examples", "rank"])
 def test_the_title_of_the_sweeps_names_the_setting_that_matters(most):
     text = words(
-        evidence.sweeps(
+        plots.sweeps(
             tables.sweeps(most, size=20, names=("lambda", "rank", "examples")), ("lambda", "rank", "examples")
         )
     )
@@ -186,13 +176,13 @@ def test_the_title_of_the_sweeps_names_the_setting_that_matters(most):
 
 def test_a_head_that_never_helps_is_said_not_to_help():
     turned = SWEEPS[SWEEPS["group"] == "sweep:examples"].replace({"method": {"sft": "presafe", "presafe": "sft"}})
-    assert words(evidence.sweeps(turned)).endswith("It is nowhere below that of λ = 0")
+    assert words(plots.sweeps(turned)).endswith("It is nowhere below that of λ = 0")
 
 
 def test_a_sweep_of_the_head_alone_shows_plain_training_as_a_level():
-    with_level = evidence.sweeps(SWEEPS, ("layer",))
+    with_level = plots.sweeps(SWEEPS, ("layer",))
     borrowed = SWEEPS[(SWEEPS["group"] != "sweep:layer") | (SWEEPS["method"] != "sft")]
-    for figure in (with_level, evidence.sweeps(borrowed, ("layer",))):
+    for figure in (with_level, plots.sweeps(borrowed, ("layer",))):
         level = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
         assert len(level) == 1
         assert level[0].get_label() == condition_name("sft")
@@ -201,24 +191,24 @@ def test_a_sweep_of_the_head_alone_shows_plain_training_as_a_level():
 def test_the_title_of_the_rivals_names_the_safest_and_those_that_are_not_told_apart(drawn):
     assert words(drawn["rivals_frontier"]).startswith("PreSafe has the lowest attack success")
     others = tables.rivals({"safepath": 0.0, "presafe": 0.3}, seeds=1, size=30)
-    assert words(evidence.rivals_frontier(others)).startswith("SAFEPATH has the lowest attack success, 0 %")
+    assert words(plots.rivals_frontier(others)).startswith("SAFEPATH has the lowest attack success, 0 %")
     apart = tables.rivals({name: 0.0 if name == "safekey" else 0.6 for name in tables.RIVALS}, 1, 30)
-    assert words(evidence.rivals_frontier(apart)).endswith("the intervals of all 13 others lie above its own")
+    assert words(plots.rivals_frontier(apart)).endswith("the intervals of all 13 others lie above its own")
 
 
 def test_rivals_without_training_stand_beside_both_budgets_in_their_own_mode(drawn):
-    few = evidence.rivals_frontier(RIVALS, "few")
+    few = plots.rivals_frontier(RIVALS, "few")
     full = drawn["rivals_frontier"]
     for figure in (few, full):
         named = {note.get_text() for note in figure.findobj(Annotation)} - {""}
         assert named == {label for label, *_ in tables.RIVALS.values()}
     assert words(few) != words(full)
     off = RIVALS[(RIVALS["method"] == "before")].assign(mode="off", attack_success=False)
-    assert words(evidence.rivals_frontier(pd.concat([RIVALS, off]))) == words(full)
+    assert words(plots.rivals_frontier(pd.concat([RIVALS, off]))) == words(full)
     with pytest.raises(SaferlrmError, match="full and few, not 'some'"):
-        evidence.rivals_frontier(RIVALS, "some")
+        plots.rivals_frontier(RIVALS, "some")
     with pytest.raises(SaferlrmError, match=r"correct.*at least one row"):
-        evidence.rivals_frontier(RIVALS[RIVALS["suite"] != "reasoning"])
+        plots.rivals_frontier(RIVALS[RIVALS["suite"] != "reasoning"])
 
 
 def test_labels_of_points_in_a_heap_cover_neither_each_other_nor_the_edge():
@@ -242,30 +232,30 @@ def test_labels_of_points_in_a_heap_cover_neither_each_other_nor_the_edge():
 
 @pytest.mark.parametrize(("rise", "said"), [(0.3, "for 5 of 5 models"), (0.0, "for 0 of 5 models")])
 def test_the_title_of_the_temperatures_follows_the_rates(rise, said):
-    assert said in words(robustness.temperature(tables.temperature(rise, size=30, seeds=1)))
+    assert said in words(plots.temperature(tables.temperature(rise, size=30, seeds=1)))
 
 
 def test_a_fall_with_temperature_is_called_a_fall_and_repeated_samples_are_not_independent():
     table = tables.temperature(-0.45)
-    text = words(robustness.temperature(table))
+    text = words(plots.temperature(table))
     assert re.search(r"Before alignment: \d+ % to [\d.]+ % \(a fall\)", text)
-    assert "n = 40 to 80 prompts" in caption(robustness.temperature(table))
+    assert "n = 40 to 80 prompts" in caption(plots.temperature(table))
     whole = table[table["group"] == "robustness:temperature"]
-    assert "tail" not in caption(robustness.temperature(whole))
+    assert "tail" not in caption(plots.temperature(whole))
 
 
 def test_the_title_of_safe_at_k_gives_the_worst_case():
     table = tables.safe_at_k()
     row = table[(table["base"] == "presafe") & (table["k"] == 4) & (table["value"] == 1.2)]
     share = row.loc[row["suite"] == "harmful_novel_wrapped", "safe"].item()
-    assert f"PreSafe: {style.percent(share)}".replace("\u00a0", " ") in words(robustness.safe_at_k(table))
+    assert f"PreSafe: {style.percent(share)}".replace("\u00a0", " ") in words(plots.safe_at_k(table))
 
 
 def test_seeds_of_safe_at_k_are_pooled_or_drawn_one_by_one():
     counts = {}
     for by in ((), ("seed",)):
         table = tables.safe_at_k(size=20, by=by)
-        figure = robustness.safe_at_k(table)
+        figure = plots.safe_at_k(table)
         counts[by] = len(figure.axes[0].lines)
         assert "2 alignment seeds" in caption(figure)
         assert len(figure.legends[0].get_texts()) == 5
@@ -277,7 +267,7 @@ def test_seeds_of_safe_at_k_are_pooled_or_drawn_one_by_one():
 )
 def test_the_title_of_the_attacks_names_the_strongest(worst, said):
     assert f"on every model is “{said}”. λ = 0: " in words(
-        robustness.adaptive(tables.adaptive(worst, seeds=1, size=30))
+        plots.adaptive(tables.adaptive(worst, seeds=1, size=30))
     )
 
 
@@ -285,32 +275,32 @@ def test_attacks_that_differ_by_model_are_named_with_it():
     table = tables.adaptive()
     other = tables.adaptive("argue")
     mixed = pd.concat([table[table["base"] != "presafe"], other[other["base"] == "presafe"]])
-    text = words(robustness.adaptive(mixed))
+    text = words(plots.adaptive(mixed))
     assert re.search(r"λ = 0: \d+ % \(16 tokens prefilled\); PreSafe: [\d.]+ % \(thought argues to comply\)", text)
     full = mixed[~mixed["base"].str.endswith("/few")]
-    assert len([ax for ax in robustness.adaptive(full).axes if ax.get_visible()]) == 1
+    assert len([ax for ax in plots.adaptive(full).axes if ax.get_visible()]) == 1
 
 
 @pytest.mark.parametrize(("lost", "said"), [(0.9, " depends on"), (0.0, "does not clearly depend on")])
 def test_the_title_of_the_token_limits_follows_the_rates(lost, said):
-    text = words(robustness.truncation(tables.truncation(lost)))
+    text = words(plots.truncation(tables.truncation(lost)))
     assert said in text
     assert "with 160 tokens (0 % of the answers cut off)" in text
 
 
 def test_conclusions_are_counted_organism_by_organism(drawn):
     assert "thinking raises attack success on 3 of 3" in words(drawn["organisms"])
-    text = words(robustness.organisms(tables.organisms(exceptions=(1,))))
+    text = words(plots.organisms(tables.organisms(exceptions=(1,))))
     assert "thinking raises attack success on 2 of 3" in text
     assert "with few examples on 2 of 3" in text
     rows = tables.organisms()
     turned = rows.replace({"condition": {"sft/few": "presafe/few", "presafe/few": "sft/few"}})
-    assert "with few examples on 0 of 3 (the opposite on 3)" in words(robustness.organisms(turned))
+    assert "with few examples on 0 of 3 (the opposite on 3)" in words(plots.organisms(turned))
 
 
 def test_an_organism_without_both_sides_of_a_conclusion_is_left_out_of_it():
     rows = tables.organisms()
     rows = rows[(rows["organism"] != 2) | (rows["condition"] != "presafe/few")]
-    text = words(robustness.organisms(rows))
+    text = words(plots.organisms(rows))
     assert "with few examples on 2 of 2" in text
     assert "PreSafe lowers it on 3 of 3" in text

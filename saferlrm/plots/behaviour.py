@@ -38,7 +38,7 @@ def accuracy_by_depth(scorecard: pd.DataFrame) -> Figure:
         ax.errorbar(
             part["depth"].astype(float) + (i - (len(shown) - 1) / 2) * 0.06,  # so that intervals stay apart
             part["rate"],
-            yerr=np.clip([part["rate"] - part["low"], part["high"] - part["rate"]], 0, None),
+            yerr=style.reach(part["rate"], part["low"], part["high"]),
             marker=style.MARKERS[i],
             markersize=7,
             color=style.colour(mode),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -97,8 +96,8 @@ def _cross(ax: Axes, x: pd.Series, y: pd.Series, method: str, i: int) -> None:
     ax.errorbar(
         [x["rate"]],
         [y["rate"]],
-        xerr=np.clip([[x["rate"] - x["low"]], [x["high"] - x["rate"]]], 0, None),
-        yerr=np.clip([[y["rate"] - y["low"]], [y["high"] - y["rate"]]], 0, None),
+        xerr=style.reach(x["rate"], x["low"], x["high"]),
+        yerr=style.reach(y["rate"], y["low"], y["high"]),
         fmt=style.MARKERS[i % len(style.MARKERS)],
         color=style.colour(method, i),
         markersize=10,
@@ -173,7 +172,7 @@ def overview(evaluation: pd.DataFrame) -> Figure:
 
 
 def _bar(ax: Axes, row: int, rate: pd.Series, shade: str) -> None:
-    error = np.clip([[rate["rate"] - rate["low"]], [rate["high"] - rate["rate"]]], 0, None)
+    error = style.reach(rate["rate"], rate["low"], rate["high"])
     ax.barh(
         row,
         rate["rate"],

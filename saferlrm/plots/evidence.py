@@ -1,4 +1,4 @@
-"""The evidence: controls, their differences to λ = 0, sweeps, and rivals between safety and its price."""
+"""The evidence: controls, and their differences to λ = 0."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from saferlrm.conditions import BEFORE, FEW
+from saferlrm.crossed import crossed_rates
 from saferlrm.plots import style
 from saferlrm.plots.forest import (
     BETTER,
@@ -20,17 +21,12 @@ from saferlrm.plots.forest import (
     grid,
     label_rows,
     rate_limits,
-    rates,
     seeds_said,
     spread,
     zero_line,
 )
 from saferlrm.plots.measures import ATTACKS, BUDGETS, MEASURES, PLAIN, colour, condition_name, conditions
-from saferlrm.plots.rivals import rivals_frontier
-from saferlrm.plots.sweeps import sweeps
 from saferlrm.suites.synthetic import HARMFUL_SUITES
-
-__all__ = ["control_differences", "controls", "rivals_frontier", "sweeps"]
 
 
 def controls(rows: pd.DataFrame) -> Figure:
@@ -53,7 +49,7 @@ def controls(rows: pd.DataFrame) -> Figure:
     figure, axes = grid(len(shown), len(order) * 0.42 + 0.7)
     sizes = []
     for ax, measure in zip(axes, shown, strict=True):
-        drawn = rates(measure.of(table), measure.metric, ("method", "group"))
+        drawn = crossed_rates(measure.of(table), measure.metric, ("method", "group"))
         sizes.append(drawn["n"])
         for _, row in drawn.iterrows():
             at, few = order.index(row["method"]), row["group"] == FEW

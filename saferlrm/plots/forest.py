@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from saferlrm.crossed import crossed_difference, crossed_rate, outcomes
+from saferlrm.crossed import crossed_difference, outcomes, paired
 from saferlrm.plots import style
 from saferlrm.stats import Interval
 
@@ -18,23 +17,9 @@ INTERVALS = "Bars: 95\u00a0% intervals over prompts and alignment seeds."
 BETTER, WORSE, OPEN = style.PALETTE["classifier"], style.PALETTE["gold"], "#8C8C8C"
 
 
-def rates(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Rate of ``metric`` by group over prompts and seeds: the columns ``by``, ``rate``, ``low``, ``high``, ``n``."""
-    rows = []
-    for group, part in table[table[metric].notna()].groupby(list(by), observed=True, sort=False):
-        found = crossed_rate(outcomes(part, metric).to_numpy())
-        rows.append(
-            dict(zip(by, group, strict=True))
-            | {"rate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
-        )
-    return pd.DataFrame(rows, columns=[*by, "rate", "low", "high", "n"])
-
-
 def difference(before: pd.DataFrame, after: pd.DataFrame, metric: str) -> Interval:
     """Rate of ``metric`` in the rows ``after`` minus that in the rows ``before``, on the prompts that both have."""
-    one, two = outcomes(before, metric), outcomes(after, metric)
-    shared = one.index.intersection(two.index)
-    return crossed_difference(one.loc[shared].to_numpy(), two.loc[shared].to_numpy())
+    return crossed_difference(*paired(outcomes(before, metric), outcomes(after, metric)))
 
 
 def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
@@ -73,7 +58,7 @@ def dot(
     ax.errorbar(
         [estimate],
         [place],
-        xerr=np.clip([[estimate - low], [high - estimate]], 0, None),
+        xerr=style.reach(estimate, low, high),
         fmt=style.MARKERS[i],
         color=shade,
         markerfacecolor="white" if hollow else shade,

@@ -10,37 +10,28 @@ from saferlrm.conditions import FEW
 from saferlrm.plots import style
 from saferlrm.suites.synthetic import REASONING
 
-# What a figure of the evidence calls a condition, in the order in which figures show them. What is missing here has the
-# label of its method.
-CONDITION_NAMES = {
-    "before": "before alignment",
-    "sft": "λ\u00a0=\u00a00",  # no line ends within it
-    "presafe": "PreSafe",
-    "presafe_decisions": "PreSafe + decisions",
-    "hard": "hard decisions",
-    "gold": "gold labels",
-    "detached": "detached head",
-    "shuffled": "shuffled labels",
-    "shuffled_decisions": "shuffled + decisions",
-    "random": "random labels",
-    "safety_tax": "Safety Tax",
-    "reasoned": "SafeChain / STAR-1",
-    "safepath": "SAFEPATH",
-    "safekey": "SafeKey",
-    "thinksafe": "ThinkSafe",
-}
-# Rivals without training are drawn hollow, so that a few colours can return.
+# The order in which figures of the evidence show conditions; those that are missing here come last.
+ORDER = (
+    "before",
+    "sft",
+    "presafe",
+    "presafe_decisions",
+    "hard",
+    "gold",
+    "detached",
+    "shuffled",
+    "shuffled_decisions",
+    "random",
+    "safety_tax",
+    "reasoned",
+    "safepath",
+    "safekey",
+    "thinksafe",
+)
+# Of conditions that the theme has no colour for. Rivals without training are drawn hollow, so that a few can return.
 COLOURS = {
-    "before": style.PALETTE["before"],
-    "sft": style.PALETTE["sft"],
-    "presafe": style.PALETTE["presafe"],
     "presafe_decisions": "#003F66",
-    "hard": style.PALETTE["hard"],
-    "gold": style.PALETTE["gold"],
-    "detached": style.PALETTE["detached"],
-    "shuffled": style.PALETTE["shuffled"],
     "shuffled_decisions": "#B8B8B8",
-    "random": style.PALETTE["random"],
     "safety_tax": "#D55E00",
     "reasoned": "#009E73",
     "safepath": "#56B4E9",
@@ -53,7 +44,7 @@ COLOURS = {
     "steering": "#D55E00",
     "steering_pre_cot": "#B8860B",
 }
-PLAIN = CONDITION_NAMES["sft"]
+PLAIN = style.method_name("sft").replace(" ", "\u00a0")  # no line ends within it
 BUDGETS = {"control": "the full alignment set", FEW: "few examples"}
 
 
@@ -83,13 +74,13 @@ ATTACKS = {UNSEEN: "direct requests", WRAPPED: "unseen jailbreaks", PREFILLED: "
 def condition_name(name: str) -> str:
     """What a figure of the evidence calls a condition or method: ``presafe/few`` is ``PreSafe (few)``."""
     method, _, budget = name.partition("/")
-    known = CONDITION_NAMES.get(method) or style.method_name(method)
+    known = PLAIN if method == "sft" else style.method_name(method)
     return f"{known} ({budget})" if budget else known
 
 
 def conditions(found: pd.Series) -> list[str]:
     """The conditions or methods that occur, in the order of the study; those of the few examples after the others."""
-    return style.in_order(found, [name + budget for budget in ("", f"/{FEW}") for name in CONDITION_NAMES])
+    return style.in_order(found, [name + budget for budget in ("", f"/{FEW}") for name in ORDER])
 
 
 def colour(condition: str, position: int = 0) -> str:

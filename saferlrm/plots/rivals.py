@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saferlrm.conditions import FEW
+from saferlrm.crossed import crossed_rates
 from saferlrm.errors import SaferlrmError
 from saferlrm.plots import labels, style
-from saferlrm.plots.forest import INTERVALS, rates, seeds_said
+from saferlrm.plots.forest import INTERVALS, seeds_said
 from saferlrm.plots.measures import colour, conditions
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
 
@@ -41,7 +41,7 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     for metric, group in suites.items():
         style.require(table[table["suite"].isin(group) & table[metric].notna()], (), f"rivals_frontier ({metric})")
     found = {
-        metric: rates(table[table["suite"].isin(group)], metric, ("condition",)).set_index("condition")
+        metric: crossed_rates(table[table["suite"].isin(group)], metric, ("condition",)).set_index("condition")
         for metric, group in suites.items()
     }
     names = table.drop_duplicates("condition").set_index("condition")["label"].str.replace(", few", "", regex=False)
@@ -105,8 +105,8 @@ def _cross(ax: Axes, x: pd.Series, y: pd.Series, shade: str, filled: bool) -> No
     ax.errorbar(
         [x["rate"]],
         [y["rate"]],
-        xerr=np.clip([[x["rate"] - x["low"]], [x["high"] - x["rate"]]], 0, None),
-        yerr=np.clip([[y["rate"] - y["low"]], [y["high"] - y["rate"]]], 0, None),
+        xerr=style.reach(x["rate"], x["low"], x["high"]),
+        yerr=style.reach(y["rate"], y["low"], y["high"]),
         fmt="none",
         ecolor=shade,
         elinewidth=1.4,

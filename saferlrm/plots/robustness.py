@@ -1,4 +1,4 @@
-"""How far the conclusions depend on decoding, retries, the attacker, the token limit and the organism."""
+"""How far the conclusions depend on decoding, retries, the attacker and the token limit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from saferlrm.conditions import BEFORE, FEW
-from saferlrm.crossed import outcomes
+from saferlrm.crossed import crossed_rates, outcomes
 from saferlrm.plots import style
-from saferlrm.plots.forest import INTERVALS, difference, rates, seeds_said
+from saferlrm.plots.forest import INTERVALS, difference, seeds_said
 from saferlrm.plots.measures import BUDGETS, colour, condition_name, conditions
-from saferlrm.plots.organisms import organisms
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING
-
-__all__ = ["adaptive", "organisms", "safe_at_k", "temperature", "truncation"]
 
 SHORT_SUITES = {"harmful_unseen": "direct requests", "harmful_novel_wrapped": "unseen jailbreaks"}
 ATTACK_NAMES = {
@@ -53,7 +50,7 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
     for ax, suite in zip(axes[0], suites, strict=False):
         part = swept[swept["suite"] == suite]
         for base in bases:
-            line = rates(part[part["base"] == base], "attack_success", ("value",)).sort_values("value")
+            line = crossed_rates(part[part["base"] == base], "attack_success", ("value",)).sort_values("value")
             found.append(line)
             style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(SHORT_SUITES[suite])
@@ -85,9 +82,9 @@ def _cut_panel(ax: Axes, whole: pd.DataFrame, cut: pd.DataFrame, bases: list[str
         names = {("temperature", whole["value"].iloc[0]): "all\ntokens"} | names
     joined, drawn = pd.concat([whole, cut]), []
     for i, base in enumerate(bases):
-        dots = rates(joined[joined["base"] == base], "attack_success", ("kind", "value"))
+        dots = crossed_rates(joined[joined["base"] == base], "attack_success", ("kind", "value"))
         at = np.array([list(names).index(one) for one in dots[["kind", "value"]].itertuples(index=False, name=None)])
-        errors = np.clip([dots["rate"] - dots["low"], dots["high"] - dots["rate"]], 0, None)
+        errors = style.reach(dots["rate"], dots["low"], dots["high"])
         place = at + (i - (len(bases) - 1) / 2) * 0.7 / len(bases)
         drawn_as = {key: value for key, value in look(base, bases).items() if key not in ("linestyle", "label")}
         ax.errorbar(place, dots["rate"], yerr=errors, linestyle="", elinewidth=2, **drawn_as)
@@ -181,7 +178,7 @@ def adaptive(rows: pd.DataFrame) -> Figure:
     """
     needed = ("prompt_id", "attack_success", "base", "attack", "seed")
     style.require(rows, needed, "adaptive")
-    drawn = rates(rows, "attack_success", ("base", "attack"))
+    drawn = crossed_rates(rows, "attack_success", ("base", "attack"))
     style.require(drawn, (), "adaptive")
     few = drawn["base"].str.endswith(f"/{FEW}")
     panels = [(BUDGETS["control"], drawn[~few])]
@@ -255,7 +252,7 @@ def truncation(rows: pd.DataFrame) -> Figure:
     bases, sizes = conditions(rows["base"]), []
     for ax, (title, part, metric) in zip(axes[0], panels, strict=True):
         for base in bases:
-            line = rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
+            line = crossed_rates(part[part["base"] == base], metric, ("value",)).sort_values("value")
             sizes.append(line["n"])
             style.line(ax, line["value"], line["rate"], line["low"], line["high"], **look(base, bases))
         ax.set_title(title)
@@ -270,7 +267,8 @@ def truncation(rows: pd.DataFrame) -> Figure:
 def _truncation_finding(harmful: pd.DataFrame, bases: list[str]) -> str:
     base = BEFORE if BEFORE in bases else bases[0]
     part = harmful[harmful["base"] == base]
-    attack, cut = (rates(part, metric, ("value",)).sort_values("value") for metric in ("attack_success", "truncated"))
+    metrics = ("attack_success", "truncated")
+    attack, cut = (crossed_rates(part, metric, ("value",)).sort_values("value") for metric in metrics)
     ends = attack.iloc[0], attack.iloc[-1]
     gap = difference(*(part[part["value"] == end["value"]] for end in ends), "attack_success")
     said = [

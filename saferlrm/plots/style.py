@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
 
 from saferlrm.align.methods import METHODS
 from saferlrm.errors import SaferlrmError
@@ -244,7 +245,7 @@ def dots(
         ax.errorbar(
             estimate,
             place,
-            xerr=np.clip(np.vstack([estimate - low, high - estimate]), 0, None),
+            xerr=reach(estimate, low, high),
             fmt=MARKERS[i % len(MARKERS)],
             color=(colours or {}).get(value, colour(value, i)),
             markersize=7,
@@ -258,6 +259,12 @@ def dots(
     ax.set_yticks(range(len(y_order)), [names(name) for name in y_order])
     ax.set_ylim(len(y_order) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
+
+
+def reach(estimate: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
+    """Lengths of error bars, shape [2, estimates]; rounding leaves none below 0."""
+    estimate, low, high = (np.atleast_1d(np.asarray(values, float)) for values in (estimate, low, high))
+    return np.clip(np.vstack([estimate - low, high - estimate]), 0, None)
 
 
 def line(

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from saferlrm.conditions import SWEEPS
+from saferlrm.crossed import crossed_rates
 from saferlrm.plots import style
-from saferlrm.plots.forest import INTERVALS, rates, seeds_said
+from saferlrm.plots.forest import INTERVALS, seeds_said
 from saferlrm.plots.measures import PLAIN, PREFILLED, SCARY, WRAPPED, Measure, colour, condition_name, conditions
 
 # What a sweep calls its settings where the level is a key.
@@ -85,7 +86,8 @@ def _sweep_name(group: str) -> str:
 
 def _sweep_line(ax: Axes, part: pd.DataFrame, measure: Measure, method: str, place: Mapping[float, int]) -> pd.Series:
     """A line over the settings, or one level where there is a single one; returns the numbers of prompts."""
-    drawn = rates(part.assign(value=part["value"].fillna(-1.0)), measure.metric, ("value",)).sort_values("value")
+    numbered = part.assign(value=part["value"].fillna(-1.0))
+    drawn = crossed_rates(numbered, measure.metric, ("value",)).sort_values("value")
     shade, name = colour(method), condition_name(method)
     if len(drawn) == 1 and method == "sft":
         one = drawn.iloc[0]

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from saferlrm.study.base import BEFORE, shipped_organism
+from saferlrm.conditions import BEFORE
+from saferlrm.study.base import shipped_organism
 from saferlrm.study.controls import Controls
 from saferlrm.study.mechanism import Mechanism
 from saferlrm.study.probing import Probing

@@ -16,6 +16,7 @@ from saferlrm.align.gradient import safety_gradient
 from saferlrm.align.rewrites import HINT
 from saferlrm.align.trainer import align
 from saferlrm.classifier import predict
+from saferlrm.conditions import BEFORE
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
@@ -23,7 +24,7 @@ from saferlrm.judges import is_refusal, judge
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings
 from saferlrm.store import Artefact
-from saferlrm.study.base import BEFORE, digest
+from saferlrm.study.base import digest
 from saferlrm.study.deciding import Deciding
 from saferlrm.suites import synthetic
 

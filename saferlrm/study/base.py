@@ -33,8 +33,6 @@ from saferlrm.store import (
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
-BEFORE = "before"
-
 
 class Base:
     """One profile's model, prompts, stages and results.
@@ -100,6 +98,11 @@ class Base:
     def _suites(self) -> dict[str, list[Prompt]]:
         p = self.profile
         return {name: synthetic.build_suite(name, p.suite_size, p.data_seed) for name in synthetic.SUITE_NAMES}
+
+    def probe_prompts(self) -> list[Prompt]:
+        """The training prompts that probes learn from, half of them harmful."""
+        n, seed = self.profile.probe.n_train, self.profile.data_seed
+        return synthetic.training_prompts(n - n // 2, n // 2, seed, "probe")
 
     def decoding(self, max_new_tokens: int | None = None) -> Decoding:
         """The profile's decoding settings, the same for every mode and method."""

@@ -15,6 +15,7 @@ from saferlrm.align.methods import METHODS
 from saferlrm.conditions import BEFORE, FEW, Condition
 from saferlrm.errors import SaferlrmError
 from saferlrm.rivals import RIVALS
+from saferlrm.study.evidence import runs
 from saferlrm.study.robustness import Robustness
 
 
@@ -50,15 +51,14 @@ class Controls(Robustness):
         return self.collected("rivals", lambda: self._rivals(listed), "saferlrm.rivals", conditions=_listed(listed))
 
     def _rivals(self, listed: list[Condition]) -> pd.DataFrame:
-        found = []
-        self.cards(listed, self.profile.evidence.seeds)
-        for one in listed:
-            for seed in self.profile.evidence.seeds if one.method != BEFORE else (0,):
-                rows, trained = self.card(one, seed), self.trained(one, seed)
-                cost = {"tokens": 0.0} if trained is None else json.loads((trained.path / "cost.json").read_text())
-                seconds = 0.0 if trained is None else trained.manifest["seconds"]
-                label = "before alignment" if one.method == BEFORE else METHODS[one.method].label
-                found.append(rows.assign(label=label, train_seconds=seconds, train_tokens=float(cost["tokens"])))
+        found, pairs = [], runs(listed, self.profile.evidence.seeds)
+        self.side_by_side(pairs)
+        for one, seed in pairs:
+            rows, trained = self.card(one, seed), self.trained(one, seed)
+            cost = {"tokens": 0.0} if trained is None else json.loads((trained.path / "cost.json").read_text())
+            seconds = 0.0 if trained is None else trained.manifest["seconds"]
+            label = "before alignment" if one.method == BEFORE else METHODS[one.method].label
+            found.append(rows.assign(label=label, train_seconds=seconds, train_tokens=float(cost["tokens"])))
         decoding = self.decoding_rivals()
         labels = decoding["method"].map({name: rival.label for name, rival in RIVALS.items()})
         found.append(decoding.assign(label=labels, train_seconds=0.0, train_tokens=0.0))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from saferlrm.store import Artefact, Store
 from saferlrm.study.aligning import Aligning
 from saferlrm.suites.types import Prompt
 
+C = TypeVar("C", Condition, str)
 # Everything that a row of the evidence can depend on besides settings.
 CODE = (
     "saferlrm.align.methods",
@@ -41,7 +42,7 @@ class Evidence(Aligning):
 
     def cards(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> pd.DataFrame:
         """Light cards, one below the other; ``before`` has no seeds and is answered once."""
-        pairs = [(one, seed) for one in conditions for seed in (seeds if one.method != BEFORE else (0,))]
+        pairs = runs(conditions, seeds)
         self.side_by_side(pairs)
         return pd.concat([self.card(one, seed) for one, seed in pairs], ignore_index=True)
 
@@ -70,11 +71,11 @@ class Evidence(Aligning):
         Thinking on (before alignment also off) on the suites of the light card, and ``prefilled``: thoughts about
         ``harmful_unseen`` that begin with the first tokens of the unaligned model's own.
         """
-        study, trained = self.of(one), self.trained(one, seed)
+        trained = self.trained(one, seed)
         suites, batch = self.first(CARD_SUITES), self.profile.decoding.batch_size
 
         def build(folder: Path) -> None:
-            lm = self.load(None if trained is None else trained.path / "adapter")
+            lm = self.loaded(trained)
             begun = attacks.first_tokens(lm, self.own_thoughts(), PREFILLED_TOKENS)
             modes = ("off", "on") if one.method == BEFORE else ("on",)
             rows = [
@@ -83,10 +84,9 @@ class Evidence(Aligning):
             ]
             tidy(pd.concat(rows)).to_parquet(folder / "rows.parquet", index=False)
 
-        declared = self.declared() | {"suites": CARD_SUITES, "prefilled": PREFILLED_TOKENS}
-        inputs = {} if trained is None else {"aligned": trained}
+        settings = {"suites": CARD_SUITES, "prefilled": PREFILLED_TOKENS}
         modules = ("saferlrm.attacks", "saferlrm.evaluate", "saferlrm.suites.synthetic")
-        path = study.stage("card", declared, inputs, build, *modules).path
+        path = self.stage_of_model("card", settings, trained, build, *modules).path
         return pd.read_parquet(path / "rows.parquet").assign(
             condition=one.name, group=one.group, method=one.method, value=one.value, level=one.level,
             seed=0 if trained is None else seed, organism=self.profile.growth.seed,
@@ -94,8 +94,26 @@ class Evidence(Aligning):
 
     def trained(self, one: Condition | str, seed: int) -> Artefact | None:
         """The adapter of a condition, or of the condition of a name; ``None`` for the unaligned model."""
-        one = condition(one) if isinstance(one, str) else one
+        one = _named(one)
         return None if one.method == BEFORE else self.of(one).aligned(one.method, seed)
+
+    def loaded(self, trained: Artefact | None) -> LanguageModel:
+        """The model of an artefact of :meth:`trained`; ``None`` is the unaligned one."""
+        return self.load(None if trained is None else trained.path / "adapter")
+
+    def stage_of_model(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        trained: Artefact | None,
+        build: Callable[[Path], None],
+        *modules: str,
+        **inputs: Artefact,
+    ) -> Artefact:
+        """A stage of one model: what it declares besides :meth:`declared`, and the adapter that it reads."""
+        if trained is not None:
+            inputs["aligned"] = trained
+        return self.stage(name, self.declared() | settings, inputs, build, *modules)
 
     def of(self, one: Condition) -> Self:
         """The same study with the settings of a condition."""
@@ -169,6 +187,15 @@ class Evidence(Aligning):
             build().to_parquet(folder / "rows.parquet", index=False, compression="zstd")
 
         return pd.read_parquet(self.stage(name, declared, {}, write, *CODE, *modules).path / "rows.parquet")
+
+
+def runs(listed: Sequence[C], seeds: Sequence[int]) -> list[tuple[C, int]]:
+    """Conditions, or names of conditions, with each alignment seed; ``before`` has none and stands there once."""
+    return [(one, seed) for one in listed for seed in (seeds if _named(one).method != BEFORE else (0,))]
+
+
+def _named(one: Condition | str) -> Condition:
+    return condition(one) if isinstance(one, str) else one
 
 
 def _one_thread() -> None:

@@ -18,7 +18,7 @@ from saferlrm.align.trainer import align
 from saferlrm.conditions import BEFORE, FEW, condition
 from saferlrm.store import Artefact
 from saferlrm.study.base import digest
-from saferlrm.study.evidence import Evidence
+from saferlrm.study.evidence import Evidence, runs
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
@@ -74,7 +74,7 @@ class Mechanism(Evidence):
             pairs = [pair for pair in CAUSAL_MODES if name == BEFORE or "on" in pair]
 
             def build(folder: Path) -> None:
-                lm, batch, found = self.load(None if trained is None else trained.path / "adapter"), self._batch, []
+                lm, batch, found = self.loaded(trained), self._batch, []
                 layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
                 alike = self._groups[mechanism.ALIKE]
                 for read, mode in pairs:
@@ -109,7 +109,7 @@ class Mechanism(Evidence):
             read, trained = self._read(name, seed), self.trained(name, seed)
 
             def build(folder: Path) -> None:
-                lm = self.load(None if trained is None else trained.path / "adapter")
+                lm = self.loaded(trained)
                 p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
                 rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch)
                 rows.to_parquet(folder / "rows.parquet", index=False)
@@ -178,9 +178,7 @@ class Mechanism(Evidence):
     @cached_property
     def _groups(self) -> dict[str, list[Prompt]]:
         """Training prompts of the probes, and the first prompts of the held-out contrasts."""
-        p = self.profile
-        half = p.probe.n_train // 2
-        train = synthetic.training_prompts(p.probe.n_train - half, half, p.data_seed, "probe")
+        train = self.probe_prompts()
         # Direct requests: harmful and benign ones differ in what is asked for and in nothing else.
         alike = [prompt for prompt in train if prompt.family == "seen"]
         groups = {mechanism.TRAIN: [prompt for prompt in train if prompt.family != "seen"], mechanism.ALIKE: alike}
@@ -199,8 +197,7 @@ class Mechanism(Evidence):
         ]
 
     def _models(self, conditions: Sequence[str], seeds: int | None = None) -> list[tuple[str, int]]:
-        chosen = self.profile.evidence.sweep_seeds[:seeds]
-        return [(name, seed) for name in conditions for seed in (chosen if name != BEFORE else (0,))]
+        return runs(conditions, self.profile.evidence.sweep_seeds[:seeds])
 
     def _of_models(self, stage: str, part: str, conditions: Sequence[str]) -> pd.DataFrame:
         """One table of the readings of several models, one below the other."""
@@ -216,7 +213,7 @@ class Mechanism(Evidence):
         trained = self.trained(name, seed)
 
         def build(folder: Path) -> None:
-            lm = self.load(None if trained is None else trained.path / "adapter")
+            lm = self.loaded(trained)
             reading = mechanism.read(lm, self._groups, self._batch)
             mechanism.probe_by_layer(reading, self._unaligned).to_parquet(folder / "probes.parquet", index=False)
             penalty = self._unaligned.probes["pre_cot", self._head_layer].C
@@ -235,9 +232,8 @@ class Mechanism(Evidence):
         self, name: str, settings: dict, trained: Artefact | None, build: Callable, module: str, **inputs: Artefact
     ) -> Artefact:
         """A stage of one model; ``None`` is the unaligned one."""
-        inputs |= {} if trained is None else {"aligned": trained}
-        declared = self.declared() | settings | {"probe": self.profile.probe.model_dump(mode="json")}
-        return self.stage(name, declared, inputs, build, module, "saferlrm.suites.synthetic")
+        settings = settings | {"probe": self.profile.probe.model_dump(mode="json")}
+        return self.stage_of_model(name, settings, trained, build, module, "saferlrm.suites.synthetic", **inputs)
 
     def _named(self, artefact: Artefact, part: str, name: str, seed: int) -> pd.DataFrame:
         return pd.read_parquet(artefact.path / f"{part}.parquet").assign(

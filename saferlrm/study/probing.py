@@ -34,8 +34,7 @@ class Probing(Base):
 
     def _probe(self, stage: str, positions: tuple[str, ...], thoughts: bool) -> pd.DataFrame:
         p, suites = self.profile, self.suites()
-        half = p.probe.n_train // 2
-        train = synthetic.training_prompts(p.probe.n_train - half, half, p.data_seed, "probe")
+        train = self.probe_prompts()
         prompts = train + [
             prompt for pair in synthetic.CONTRASTS.values() for suite in pair for prompt in suites[suite]
         ]

@@ -20,12 +20,12 @@ from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding
 from saferlrm.lm import LanguageModel
 from saferlrm.safe_at_k import safe_at_k_table
-from saferlrm.study.evidence import Evidence, tidy
+from saferlrm.study.evidence import Evidence, runs, tidy
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
 BASES = (BEFORE, "sft", "presafe")
-BUDGETS = ("", f"/{FEW}")
+ALIGNED = (*BASES, *(f"{base}/{FEW}" for base in BASES[1:]))  # on both alignment sets
 SAMPLED_SUITES = ("harmful_unseen", "harmful_novel_wrapped", "benign")
 # Cutting the tail of the distribution, on harmful requests, at a temperature at which there is a tail to cut.
 CUT_TEMPERATURE = 0.9
@@ -94,8 +94,7 @@ class Robustness(Evidence):
                 yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
 
         declared = {"runs": [[key, value, asdict(d), n, suites] for key, value, d, n, suites in settings]}
-        models = [(base, seed) for base in BASES[1:] for seed in e.sweep_seeds[:SAMPLED_SEEDS]]
-        return self._rows("temperature", [(BEFORE, 0), *models], declared, tables)
+        return self._rows("temperature", runs(BASES, e.sweep_seeds[:SAMPLED_SEEDS]), declared, tables)
 
     def safe_at_k(self) -> pd.DataFrame:
         """Safe@k for k = 1 to the number of samples, by model, temperature and suite; see :mod:`saferlrm.safe_at_k`."""
@@ -123,8 +122,7 @@ class Robustness(Evidence):
                 named = base if attack == attacks.NONE else f"{base}+{attack}"
                 yield table.assign(condition=named, group="robustness:adaptive", attack=attack, value=value)
 
-        bases = [base + budget for budget in BUDGETS for base in BASES[1:]]
-        models = [(BEFORE, 0)] + [(base, seed) for base in bases for seed in self.profile.evidence.sweep_seeds]
+        models = runs(ALIGNED, self.profile.evidence.sweep_seeds)
         return self._rows("adaptive", models, {"attacks": attacks.ATTACKS}, tables, "saferlrm.attacks")
 
     def truncation(self) -> pd.DataFrame:
@@ -139,7 +137,7 @@ class Robustness(Evidence):
                 table = scorecard(lm, suites, ["on"], self.decoding(limit), batch)
                 yield table.assign(condition=f"{base}+limit={limit}", group="robustness:truncation", value=float(limit))
 
-        models = [(BEFORE, 0), ("presafe", self.profile.evidence.seeds[0])]
+        models = runs((BEFORE, "presafe"), self.profile.evidence.seeds[:1])
         return self._rows("truncation", models, {"limits": limits}, tables)
 
     def organisms(self) -> pd.DataFrame:
@@ -149,7 +147,7 @@ class Robustness(Evidence):
         decisions and classifier.
         """
         seeds = self.profile.evidence.sweep_seeds
-        names = [BEFORE, *(base + budget for budget in BUDGETS for base in BASES[1:]), *FOUND_ELSEWHERE]
+        names = [*ALIGNED, *FOUND_ELSEWHERE]
         listed = [condition(name) for name in names]
 
         def build() -> pd.DataFrame:
@@ -183,14 +181,12 @@ class Robustness(Evidence):
             trained = self.trained(base, seed)
 
             def build(folder: Path) -> None:
-                lm = self.load(None if trained is None else trained.path / "adapter")
+                lm = self.loaded(trained)
                 rows = tidy(pd.concat(list(tables(lm, base)), ignore_index=True))
                 rows.to_parquet(folder / "rows.parquet", index=False)
 
-            declared = self.declared() | settings | {"base": base}
-            inputs = {} if trained is None else {"aligned": trained}
             code = ("saferlrm.evaluate", "saferlrm.suites.synthetic", *modules)
-            path = self.stage(f"{name}_of_model", declared, inputs, build, *code).path
+            path = self.stage_of_model(f"{name}_of_model", settings | {"base": base}, trained, build, *code).path
             return pd.read_parquet(path / "rows.parquet").assign(
                 base=base,
                 method=base.partition("/")[0],
