@@ -79,6 +79,7 @@ class AlignmentSettings(Settings):
         n_decision: prompts with a decision of the classifier and no answer, for the methods that use them.
         benign_thoughts: thinking mode in which the benign examples are answered: how long their thoughts are.
         head_layer: index into the hidden states: 1 to the number of layers, or -1 for the last.
+        gradient_checkpointing: compute activations twice instead of keeping them: less memory, about a third more time.
     """
 
     n_harmful: CountOrNone = 500
@@ -101,6 +102,7 @@ class AlignmentSettings(Settings):
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     bf16: bool = False
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _has_examples(self) -> AlignmentSettings:
@@ -148,6 +150,99 @@ class EvidenceSettings(Settings):
     workers: Annotated[int, Field(ge=1, le=256)] = 2
 
 
+class LoadingSettings(Settings):
+    """How the weights of a model are loaded and how its chat template is read.
+
+    Attributes:
+        attention: kernels of transformers; ``auto`` leaves the choice to it.
+        quantization: ``4bit`` keeps frozen weights in 4 bits (needs bitsandbytes and a GPU).
+        device_map: ``auto`` spreads one model over all GPUs; ``single`` puts it on ``device``.
+        thinking: how the chat template switches thinking; ``auto`` finds out. See :mod:`saferlrm.chat`.
+        system_prompt: first message of every conversation, or none.
+    """
+
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    quantization: Literal["none", "4bit"] = "none"
+    device_map: Literal["single", "auto"] = "single"
+    thinking: Literal["auto", "switch", "opens", "tags"] = "auto"
+    system_prompt: Annotated[str, Field(min_length=1)] | None = None
+
+
+class ServerSettings(Settings):
+    """An OpenAI-compatible server that samples instead of this process (vLLM, SGLang, transformers serve).
+
+    Attributes:
+        url: address up to and including ``/v1``; ``None`` samples here.
+        model: the server's name of the model; ``None`` is the profile's ``model``.
+        parallel: requests in flight.
+        retries: how often a request is repeated, waiting twice as long each time.
+        timeout: seconds that one request may take.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1024)] = 16
+    retries: Annotated[int, Field(ge=0, le=20)] = 5
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+
+
+class JudgeSettings(Settings):
+    """Who says whether an answer to a harmful or harmless prompt refuses or complies.
+
+    Attributes:
+        kind: ``rules`` needs no model; the others are language models (see :mod:`saferlrm.judges`).
+        model: folder or hub name of the judge's weights, or its name at ``url``; ``None`` is the kind's own.
+        url: an OpenAI-compatible server that runs the judge; ``None`` loads it here.
+        reads_thought: the judge sees the thought besides the answer.
+        batch_size: answers judged at once.
+        max_new_tokens: most tokens of one judgement.
+    """
+
+    kind: Literal["rules", "llama_guard", "harmbench", "strongreject", "rubric"] = "rules"
+    model: Annotated[str, Field(min_length=1)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    reads_thought: bool = False
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+DatasetNames = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class DataSettings(Settings):
+    """Where prompts come from: the organism's world or published benchmarks.
+
+    Attributes:
+        source: ``synthetic`` or ``published``.
+        folder: folder with local copies, one file or folder for each data set; ``None`` reads the model hub.
+        harmful, benign: direct requests for the suites, which are also put into jailbreak wrappers.
+        scary, scary_contrast: safe requests that sound dangerous, and their unsafe contrasts.
+        reasoning: problems with known answers.
+        train_harmful, train_benign: what classifier, probes and alignment learn from. Prompts that also stand in a
+            suite, word for word or nearly, are left out.
+        near_duplicate: two prompts are the same above this Jaccard similarity of their word 3-grams.
+    """
+
+    source: Literal["synthetic", "published"] = "synthetic"
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    harmful: DatasetNames = ()
+    benign: DatasetNames = ()
+    scary: DatasetNames = ()
+    scary_contrast: DatasetNames = ()
+    reasoning: DatasetNames = ()
+    train_harmful: DatasetNames = ()
+    train_benign: DatasetNames = ()
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    @model_validator(mode="after")
+    def _names_data(self) -> DataSettings:
+        if self.source == "published":
+            for name in ("harmful", "benign", "reasoning", "train_harmful", "train_benign"):
+                if not getattr(self, name):
+                    raise ValueError(f"source 'published' needs at least one data set in {name}")
+        return self
+
+
 class GrowthSettings(Settings):
     """Size of the model organism and the budget that grows it (tokens are trained tokens)."""
 
@@ -184,7 +279,11 @@ class Profile(Settings):
     suite_size: Annotated[int, Field(ge=4, le=100_000)] = 300
     data_seed: Seed = 0
     modes: Annotated[tuple[ThinkingMode, ...], Field(min_length=1)] = ("off", "short", "on", "forced")
+    loading: LoadingSettings = LoadingSettings()
+    data: DataSettings = DataSettings()
+    judge: JudgeSettings = JudgeSettings()
     decoding: DecodingSettings = DecodingSettings()
+    server: ServerSettings = ServerSettings()
     probe: ProbeSettings = ProbeSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     alignment: AlignmentSettings = AlignmentSettings()
