@@ -52,7 +52,7 @@ class Controls(Robustness):
 
     def _rivals(self, listed: list[Condition]) -> pd.DataFrame:
         found, pairs = [], runs(listed, self.profile.evidence.seeds)
-        self.side_by_side(pairs)
+        self.cards(listed, self.profile.evidence.seeds)
         for one, seed in pairs:
             rows, trained = self.card(one, seed), self.trained(one, seed)
             cost = {"tokens": 0.0} if trained is None else json.loads((trained.path / "cost.json").read_text())

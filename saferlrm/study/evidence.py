@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -43,27 +44,31 @@ class Evidence(Aligning):
     def cards(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> pd.DataFrame:
         """Light cards, one below the other; ``before`` has no seeds and is answered once."""
         pairs = runs(conditions, seeds)
-        self.side_by_side(pairs)
-        return pd.concat([self.card(one, seed) for one, seed in pairs], ignore_index=True)
+        if self._workers(pairs) > 1:  # what the cards share is computed once, here
+            self.own_thoughts()
+            for one in {one.name: one for one, _ in pairs if one.method != BEFORE}.values():
+                self.of(one).sources(one.method)
+        return pd.concat(self.side_by_side("card", pairs), ignore_index=True)
 
-    def side_by_side(self, pairs: Sequence[tuple[Condition, int]]) -> None:
-        """Computes cards in worker processes, one thread each, so that :meth:`card` finds them finished.
+    def side_by_side(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What a method of this study returns for each of several calls.
 
+        Worker processes of one thread each compute the stages behind it first, so that the method finds them finished.
         A small model keeps one core busy and a second one hardly: two processes do half as much again in the same time.
         """
-        workers = min(self.profile.evidence.workers, len(pairs))
-        if workers < 2 or self.profile.device.startswith("cuda") or torch.cuda.is_available():
-            return
-        self.own_thoughts()  # what they share is computed once, here
-        for one in {one.name: one for one, _ in pairs if one.method != BEFORE}.values():
-            self.of(one).sources(one.method)
-        calls = [
-            (self.profile.model_dump_json(), self.store.root, self.store.shipped, one, seed) for one, seed in pairs
-        ]
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-            for _ in track(pool.map(_card, *zip(*calls, strict=True)), "conditions", len(calls)):
-                pass
+        workers = self._workers(calls)
+        if workers > 1:
+            study = (self.profile.model_dump_json(), self.store.root, self.store.shipped)
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+                waiting = pool.map(_call, *zip(*((study, method, call) for call in calls), strict=True))
+                for _ in track(waiting, method.strip("_").replace("_", " "), len(calls)):
+                    pass
+        return [getattr(self, method)(*call) for call in calls]
+
+    def _workers(self, calls: Sequence[Any]) -> int:
+        on_gpu = self.profile.device.startswith("cuda") or torch.cuda.is_available()
+        return 1 if on_gpu else min(self.profile.evidence.workers, len(calls))
 
     def card(self, one: Condition, seed: int) -> pd.DataFrame:
         """Tidy rows of one condition and alignment seed, without texts.
@@ -203,10 +208,15 @@ def _one_thread() -> None:
     os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
 
 
-def _card(profile: str, root: Path, shipped: Path | None, one: Condition, seed: int) -> None:
+def _call(study: tuple[str, Path, Path | None], method: str, arguments: tuple[Any, ...]) -> None:
+    getattr(_study(*study), method)(*arguments)  # the result is in the store
+
+
+@functools.lru_cache(maxsize=4)
+def _study(profile: str, root: Path, shipped: Path | None) -> Evidence:
     from saferlrm.study import Study
 
-    Study(Profile.model_validate_json(profile), Store(root, shipped)).card(one, seed)
+    return Study(Profile.model_validate_json(profile), Store(root, shipped))
 
 
 def tidy(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +33,9 @@ CAUSAL_MODES = (("on", "on"), ("off", "on"), ("off", "off"))
 GRADIENT_CONDITIONS = ("presafe", f"presafe/{FEW}")
 GROUPS = ("direct", "novel_wrapped")  # held-out contrasts
 CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS, CAUSAL_LAYERS = ("harmful_unseen", "benign"), 40, 2, 3
+CAUSAL_SETTINGS = {"n": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES, "layers": CAUSAL_LAYERS}
 GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 12, 8, 2  # examples of each kind
+GRADIENT_SETTINGS = {"n": 2 * GRADIENT_EXAMPLES, "points": GRADIENT_POINTS}
 
 
 class Mechanism(Evidence):
@@ -66,36 +69,37 @@ class Mechanism(Evidence):
         direction was read; ``mode``: in which it was tried), ``base``, ``condition``, ``method``, ``value`` (scale),
         ``seed``, ``organism``.
         """
-        prompts = {name: part[:CAUSAL_PROMPTS] for name, part in self.first(CAUSAL_SUITES).items()}
-        settings = {"n": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES, "layers": CAUSAL_LAYERS}
-
-        def one(name: str, seed: int) -> pd.DataFrame:
-            trained = self.trained(name, seed)
-            pairs = [pair for pair in CAUSAL_MODES if name == BEFORE or "on" in pair]
-
-            def build(folder: Path) -> None:
-                lm, batch, found = self.loaded(trained), self._batch, []
-                layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
-                alike = self._groups[mechanism.ALIKE]
-                for read, mode in pairs:
-                    directions = causal.refusal_directions(lm, alike, read, batch)
-                    rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
-                    found.append(rows.assign(read=read))
-                pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
-
-            declared = settings | {"modes": pairs}
-            stage = self._stage("mechanism_causal_of_model", declared, trained, build, "saferlrm.causal")
-            return self._named(stage, "rows", name, seed)
 
         def build() -> pd.DataFrame:
-            rows = pd.concat([one(*model) for model in self._models(conditions, CAUSAL_SEEDS)], ignore_index=True)
+            found = self.side_by_side("causal_of", self._models(conditions, CAUSAL_SEEDS))
+            rows = pd.concat(found, ignore_index=True)
             done = "+" + rows["intervention"] + ":" + rows["direction"] + "_" + rows["read"] + "@" + rows["where"]
             place = ":layer=" + rows["layer"].astype(str) + ",scale=" + rows["scale"].map("{:g}".format)
             return rows.assign(base=rows["condition"], value=rows["scale"], condition=rows["condition"] + done + place)
 
         modules = ("saferlrm.causal", "saferlrm.mechanism")
-        declared = settings | {"modes": CAUSAL_MODES, "conditions": list(conditions)}
+        declared = CAUSAL_SETTINGS | {"modes": CAUSAL_MODES, "conditions": list(conditions)}
         return self.collected("mechanism_causal", build, *modules, **declared)
+
+    def causal_of(self, name: str, seed: int) -> pd.DataFrame:
+        """:meth:`mechanism_causal` of one condition and alignment seed."""
+        trained = self.trained(name, seed)
+        pairs = [pair for pair in CAUSAL_MODES if name == BEFORE or "on" in pair]
+
+        def build(folder: Path) -> None:
+            prompts = {suite: part[:CAUSAL_PROMPTS] for suite, part in self.first(CAUSAL_SUITES).items()}
+            lm, batch, found = self.loaded(trained), self._batch, []
+            layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
+            alike = self._groups[mechanism.ALIKE]
+            for read, mode in pairs:
+                directions = causal.refusal_directions(lm, alike, read, batch)
+                rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
+                found.append(rows.assign(read=read))
+            pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
+
+        settings = CAUSAL_SETTINGS | {"modes": pairs}
+        stage = self._stage("mechanism_causal_of_model", settings, trained, build, "saferlrm.causal")
+        return self._named(stage, "rows", name, seed)
 
     def mechanism_know(self, conditions: Sequence[str] = KNOW_CONDITIONS) -> pd.DataFrame:
         """Whether a model knows of the harm before it thinks, says so in its thought, and refuses; a row a prompt.
@@ -103,27 +107,27 @@ class Mechanism(Evidence):
         Group ``mechanism:know``; columns of :func:`saferlrm.causal.know_but_dont_say`, and ``condition``, ``method``,
         ``seed``, ``organism``. :func:`saferlrm.causal.know_table` counts them.
         """
-        suites = self.first([suite for group in GROUPS for suite in synthetic.CONTRASTS[group]])
-
-        def one(name: str, seed: int) -> pd.DataFrame:
-            read, trained = self._read(name, seed), self.trained(name, seed)
-
-            def build(folder: Path) -> None:
-                lm = self.loaded(trained)
-                p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
-                rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch)
-                rows.to_parquet(folder / "rows.parquet", index=False)
-
-            settings = {"layer": self._head_layer}
-            stage = self._stage("mechanism_know_of_model", settings, trained, build, "saferlrm.causal", read=read)
-            return self._named(stage, "rows", name, seed)
 
         def build() -> pd.DataFrame:
-            rows = pd.concat([one(*model) for model in self._models(conditions)], ignore_index=True)
+            rows = pd.concat(self.side_by_side("know_of", self._models(conditions)), ignore_index=True)
             return rows.assign(group="mechanism:know")
 
         modules = ("saferlrm.causal", "saferlrm.mechanism")
         return self.collected("mechanism_know", build, *modules, conditions=list(conditions), groups=GROUPS)
+
+    def know_of(self, name: str, seed: int) -> pd.DataFrame:
+        """:meth:`mechanism_know` of one condition and alignment seed."""
+        read, trained = self._read(name, seed), self.trained(name, seed)
+
+        def build(folder: Path) -> None:
+            suites = self.first([suite for group in GROUPS for suite in synthetic.CONTRASTS[group]])
+            p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
+            rows = causal.know_but_dont_say(self.loaded(trained), suites, p_harm, self.decoding(), self._batch)
+            rows.to_parquet(folder / "rows.parquet", index=False)
+
+        settings = {"layer": self._head_layer}
+        stage = self._stage("mechanism_know_of_model", settings, trained, build, "saferlrm.causal", read=read)
+        return self._named(stage, "rows", name, seed)
 
     def gradient_path(self, conditions: Sequence[str] = GRADIENT_CONDITIONS) -> pd.DataFrame:
         """Norms, cosine and direction of both gradients along alignment, on the same few examples.
@@ -131,36 +135,39 @@ class Mechanism(Evidence):
         Columns of :meth:`saferlrm.align.gradient_path.GradientPath.table`, and ``epoch``, ``condition``, ``method``,
         ``seed``, ``organism``. The runs repeat those of :meth:`aligned` and end with the same adapters.
         """
-        few = self._gradient_examples()
-        counts = {"examples": len(few), "points": GRADIENT_POINTS}
 
-        def one(name: str, seed: int) -> pd.DataFrame:
-            method, study = condition(name).method, self.of(condition(name))
-            labelled, settings = study._prepared(method, seed)
-            steps = math.ceil(math.ceil(len(labelled) / settings.batch_size) * settings.epochs)
+        def build() -> pd.DataFrame:
+            models = self._models(conditions, GRADIENT_SEEDS)
+            return pd.concat(self.side_by_side("gradient_path_of", models), ignore_index=True)
+
+        modules = ("saferlrm.align.gradient_path", "saferlrm.mechanism")
+        return self.collected("gradient_path", build, *modules, **GRADIENT_SETTINGS, conditions=list(conditions))
+
+    def gradient_path_of(self, name: str, seed: int) -> pd.DataFrame:
+        """:meth:`gradient_path` of one condition and alignment seed."""
+        method, study = condition(name).method, self.of(condition(name))
+        labelled, settings = study._prepared(method, seed)
+        steps = math.ceil(math.ceil(len(labelled) / settings.batch_size) * settings.epochs)
+
+        def build(folder: Path) -> None:
             token = settings.head_token
             position = token if token in mechanism.POSITIONS else "pre_cot"
             directions = {
                 at: vector for (where, at), vector in self._unaligned.differences.items() if where == position
             }
+            few = self._gradient_examples()
             watch = GradientPath(self.load(), few, token, directions, max(1, steps // GRADIENT_POINTS))
             # Not in the stage's folder: a run that went on from a checkpoint would lack its first measurements.
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as work:
                 p = self.profile
-                align(
-                    self.model, labelled, settings, seed, folder, dtype=p.dtype, device=p.device, callbacks=[watch]
-                )  # fmt: skip
+                align(self.model, labelled, settings, seed, work, dtype=p.dtype, device=p.device, callbacks=[watch])
             table = watch.table()
-            return table.assign(
-                epoch=table["step"] / steps * settings.epochs, condition=name, method=method, seed=seed,
-                organism=self.profile.growth.seed,
-            )  # fmt: skip
+            table.assign(epoch=table["step"] / steps * settings.epochs).to_parquet(folder / "rows.parquet", index=False)
 
-        def build() -> pd.DataFrame:
-            return pd.concat([one(*model) for model in self._models(conditions, GRADIENT_SEEDS)], ignore_index=True)
-
-        modules = ("saferlrm.align.gradient_path", "saferlrm.mechanism")
-        return self.collected("gradient_path", build, *modules, **counts, conditions=list(conditions))
+        declared = GRADIENT_SETTINGS | {"examples": digest([asdict(example) for example in labelled])}
+        declared |= {"alignment": settings.model_dump(mode="json"), "seed": seed}
+        stage = self._stage("gradient_path_of_model", declared, None, build, "saferlrm.align.gradient_path")
+        return self._named(stage, "rows", name, seed)
 
     @cached_property
     def _unaligned(self) -> mechanism.Unaligned:
@@ -203,8 +210,9 @@ class Mechanism(Evidence):
         """One table of the readings of several models, one below the other."""
 
         def build() -> pd.DataFrame:
-            found = [self._named(self._read(*model), part, *model) for model in self._models(conditions)]
-            return pd.concat(found, ignore_index=True)
+            models = self._models(conditions)
+            read = zip(self.side_by_side("_read", models), models, strict=True)
+            return pd.concat([self._named(one, part, *model) for one, model in read], ignore_index=True)
 
         return self.collected(stage, build, "saferlrm.mechanism", conditions=list(conditions), groups=GROUPS)
 

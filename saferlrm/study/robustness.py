@@ -36,7 +36,7 @@ LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
 FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")
 SAMPLED_SEEDS = 3  # alignment seeds of the models that are sampled (at most)
 N_DIRECTION, N_VALIDATION = 128, 32  # harmful prompts of each kind for the rivals, and as many benign ones (at most)
-Tables = Callable[[LanguageModel, str], Iterator[pd.DataFrame]]
+Tables = Callable[[LanguageModel], Iterator[pd.DataFrame]]
 
 
 class Robustness(Evidence):
@@ -44,14 +44,14 @@ class Robustness(Evidence):
 
     def decoding_rivals(self) -> pd.DataFrame:
         """Every rival of :mod:`saferlrm.rivals` on the unaligned model, on the suites of the light card."""
-        return pd.concat([self._rival(name, "rows") for name in rivals.RIVALS], ignore_index=True)
+        return pd.concat(self.side_by_side("_rival", [(name, "rows") for name in rivals.RIVALS]), ignore_index=True)
 
     def rival_choices(self) -> pd.DataFrame:
         """Every setting of a rival that was tried on validation prompts, its score, and which was chosen."""
         chosen = [name for name, rival in rivals.RIVALS.items() if rival.kind != "mode"]
 
         def build() -> pd.DataFrame:
-            return pd.concat([self._rival(name, "choice") for name in chosen], ignore_index=True)
+            return pd.concat(self.side_by_side("_rival", [(name, "choice") for name in chosen]), ignore_index=True)
 
         return self.collected("rival_choices", build, "saferlrm.rivals")
 
@@ -78,23 +78,32 @@ class Robustness(Evidence):
         Groups ``robustness:temperature``, ``robustness:top_p`` and ``robustness:top_k``. Each prompt and sample has the
         same random numbers at every setting and for every model.
         """
+        models = runs(BASES, self.profile.evidence.sweep_seeds[:SAMPLED_SEEDS])
+        return self._rows("temperature", models, {"runs": self._samplings()})
+
+    def temperature_of(self, base: str, seed: int) -> pd.DataFrame:
+        """:meth:`temperature` of one model."""
+        batch = self.profile.decoding.batch_size
+
+        def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
+            for key, value, settings, samples, suites in self._samplings():
+                table = scorecard(lm, self.first(suites), ["on"], Decoding(**settings), batch, samples)
+                yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
+
+        return self._rows_of_model("temperature", base, seed, {"runs": self._samplings()}, tables)
+
+    def _samplings(self) -> list[tuple[str, float, dict[str, Any], int, tuple[str, ...]]]:
+        """What is varied, its value, the decoding settings, samples of each prompt, and suites."""
         e = self.profile.evidence
         uncut = replace(self.decoding(), temperature=CUT_TEMPERATURE, top_p=1.0, top_k=0)
-        settings: list[tuple[str, float, Decoding, int, tuple[str, ...]]] = [
-            ("temperature", t, replace(uncut, temperature=t), e.samples if t > 0 else 1, SAMPLED_SUITES)
+        heated = [
+            ("temperature", t, asdict(replace(uncut, temperature=t)), e.samples if t > 0 else 1, SAMPLED_SUITES)
             for t in e.temperatures
         ]
         fewer = min(CUT_SAMPLES, e.samples)
-        settings += [(key, float(cut), replace(uncut, **{key: cut}), fewer, CUT_SUITES) for key, cut in CUTS]
-        batch = self.profile.decoding.batch_size
-
-        def tables(lm: LanguageModel, base: str) -> Iterator[pd.DataFrame]:
-            for key, value, decoding, samples, suites in settings:
-                table = scorecard(lm, self.first(suites), ["on"], decoding, batch, samples)
-                yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
-
-        declared = {"runs": [[key, value, asdict(d), n, suites] for key, value, d, n, suites in settings]}
-        return self._rows("temperature", runs(BASES, e.sweep_seeds[:SAMPLED_SEEDS]), declared, tables)
+        return heated + [
+            (key, float(value), asdict(replace(uncut, **{key: value})), fewer, CUT_SUITES) for key, value in CUTS
+        ]
 
     def safe_at_k(self) -> pd.DataFrame:
         """Safe@k for k = 1 to the number of samples, by model, temperature and suite; see :mod:`saferlrm.safe_at_k`."""
@@ -107,10 +116,14 @@ class Robustness(Evidence):
 
         Group ``robustness:adaptive``; ``attack`` names the attack, ``value`` is the number of prefilled tokens.
         """
+        return self._rows("adaptive", runs(ALIGNED, self.profile.evidence.sweep_seeds), {"attacks": attacks.ATTACKS})
+
+    def adaptive_of(self, base: str, seed: int) -> pd.DataFrame:
+        """:meth:`adaptive` of one model."""
         prompts = self.first(("harmful_unseen",))["harmful_unseen"]
         wrapped, batch = self.first(("harmful_novel_wrapped",)), self.profile.decoding.batch_size
 
-        def tables(lm: LanguageModel, base: str) -> Iterator[pd.DataFrame]:
+        def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             thoughts = self.own_thoughts()
             for attack in (*attacks.ATTACKS, "unseen_wrapper"):
                 if attack == "unseen_wrapper":
@@ -122,23 +135,28 @@ class Robustness(Evidence):
                 named = base if attack == attacks.NONE else f"{base}+{attack}"
                 yield table.assign(condition=named, group="robustness:adaptive", attack=attack, value=value)
 
-        models = runs(ALIGNED, self.profile.evidence.sweep_seeds)
-        return self._rows("adaptive", models, {"attacks": attacks.ATTACKS}, tables, "saferlrm.attacks")
+        return self._rows_of_model("adaptive", base, seed, {"attacks": attacks.ATTACKS}, tables)
 
     def truncation(self) -> pd.DataFrame:
         """Harmful requests and problems under falling token limits. Group ``robustness:truncation``."""
-        most = self.profile.decoding.max_new_tokens
-        limits = sorted({max(1, round(most * share)) for share in LIMIT_SHARES})
-        batch = self.profile.decoding.batch_size
+        models = runs((BEFORE, "presafe"), self.profile.evidence.seeds[:1])
+        return self._rows("truncation", models, {"limits": self._limits()})
 
-        def tables(lm: LanguageModel, base: str) -> Iterator[pd.DataFrame]:
+    def truncation_of(self, base: str, seed: int) -> pd.DataFrame:
+        """:meth:`truncation` of one model."""
+        limits, batch = self._limits(), self.profile.decoding.batch_size
+
+        def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             suites = self.first(("harmful_unseen", synthetic.REASONING))
             for limit in limits:
                 table = scorecard(lm, suites, ["on"], self.decoding(limit), batch)
                 yield table.assign(condition=f"{base}+limit={limit}", group="robustness:truncation", value=float(limit))
 
-        models = runs((BEFORE, "presafe"), self.profile.evidence.seeds[:1])
-        return self._rows("truncation", models, {"limits": limits}, tables)
+        return self._rows_of_model("truncation", base, seed, {"limits": limits}, tables)
+
+    def _limits(self) -> list[int]:
+        most = self.profile.decoding.max_new_tokens
+        return sorted({max(1, round(most * share)) for share in LIMIT_SHARES})
 
     def organisms(self) -> pd.DataFrame:
         """The light card of every organism: unaligned, aligned on both alignment sets, and with decision prompts.
@@ -172,29 +190,29 @@ class Robustness(Evidence):
         path = self.stage("decoding_rival", declared, {}, build, *modules).path / f"{part}.parquet"
         return pd.read_parquet(path).assign(organism=self.profile.growth.seed)
 
-    def _rows(
-        self, name: str, models: list[tuple[str, int]], settings: dict[str, Any], tables: Tables, *modules: str
-    ) -> pd.DataFrame:
-        """One stage for each model (base and alignment seed); their rows one below the other."""
-
-        def one(base: str, seed: int) -> pd.DataFrame:
-            trained = self.trained(base, seed)
-
-            def build(folder: Path) -> None:
-                lm = self.loaded(trained)
-                rows = tidy(pd.concat(list(tables(lm, base)), ignore_index=True))
-                rows.to_parquet(folder / "rows.parquet", index=False)
-
-            code = ("saferlrm.evaluate", "saferlrm.suites.synthetic", *modules)
-            path = self.stage_of_model(f"{name}_of_model", settings | {"base": base}, trained, build, *code).path
-            return pd.read_parquet(path / "rows.parquet").assign(
-                base=base,
-                method=base.partition("/")[0],
-                seed=0 if trained is None else seed,
-                organism=self.profile.growth.seed,
-            )
+    def _rows(self, name: str, models: list[tuple[str, int]], settings: dict[str, Any]) -> pd.DataFrame:
+        """Rows of several models (base and alignment seed), one below the other."""
 
         def build() -> pd.DataFrame:
-            return pd.concat([one(base, seed) for base, seed in models], ignore_index=True)
+            return pd.concat(self.side_by_side(f"{name}_of", models), ignore_index=True)
 
         return self.collected(name, build, **settings, models=models)
+
+    def _rows_of_model(
+        self, name: str, base: str, seed: int, settings: dict[str, Any], tables: Tables
+    ) -> pd.DataFrame:
+        """The stage of one model."""
+        trained = self.trained(base, seed)
+
+        def build(folder: Path) -> None:
+            rows = tidy(pd.concat(list(tables(self.loaded(trained))), ignore_index=True))
+            rows.to_parquet(folder / "rows.parquet", index=False)
+
+        code = ("saferlrm.attacks", "saferlrm.evaluate", "saferlrm.suites.synthetic")
+        path = self.stage_of_model(f"{name}_of_model", settings | {"base": base}, trained, build, *code).path
+        return pd.read_parquet(path / "rows.parquet").assign(
+            base=base,
+            method=base.partition("/")[0],
+            seed=0 if trained is None else seed,
+            organism=self.profile.growth.seed,
+        )
