@@ -121,7 +121,7 @@ class EvidenceSettings(Settings):
     """Controls, sweeps, rivals and robustness checks: how many of each.
 
     Attributes:
-        seeds: alignment seeds of the controls and rivals; ``sweep_seeds``: of the sweeps and of the other organisms.
+        seeds: alignment seeds of the controls; ``sweep_seeds``: of sweeps, rivals, attacks and the other organisms.
         suite_size: the first so many prompts of a suite are asked.
         few_harmful, few_benign: the small alignment set, where plain fine-tuning does not yet solve everything.
         few_epochs: passes over it.

@@ -152,6 +152,7 @@ def test_rivals_answer_the_prompts_of_the_light_card(study):
 
 def test_the_unaligned_model_goes_through_every_check(study, monkeypatch):
     monkeypatch.setattr("saferlrm.study.robustness.BASES", ("before",))
+    monkeypatch.setattr("saferlrm.study.robustness.ALIGNED", ("before",))
     tidy = {"prompt_id", "suite", "mode", "sample", "condition", "group", "method", "value", "seed", "organism", "base"}
     sampled, attacked = study.temperature(), study.adaptive()
     for rows in (sampled, attacked):
@@ -174,7 +175,7 @@ def test_a_second_call_reads_what_is_there(study, monkeypatch):
 
 
 def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tmp_path, monkeypatch):
-    monkeypatch.setattr("saferlrm.study.robustness.BASES", ("before", "presafe"))
+    monkeypatch.setattr("saferlrm.study.robustness.ALIGNED", ("before", "presafe", "presafe/few"))
     study = Robustness("smoke", Store(tmp_path))
     cut = study.truncation()
     most = study.profile.decoding.max_new_tokens

@@ -51,9 +51,9 @@ class Controls(Robustness):
         return self.collected("rivals", lambda: self._rivals(listed), "saferlrm.rivals", conditions=_listed(listed))
 
     def _rivals(self, listed: list[Condition]) -> pd.DataFrame:
-        found, pairs = [], runs(listed, self.profile.evidence.seeds)
-        self.cards(listed, self.profile.evidence.seeds)
-        for one, seed in pairs:
+        found, seeds = [], self.profile.evidence.sweep_seeds
+        self.cards(listed, seeds)
+        for one, seed in runs(listed, seeds):
             rows, trained = self.card(one, seed), self.trained(one, seed)
             cost = {"tokens": 0.0} if trained is None else json.loads((trained.path / "cost.json").read_text())
             seconds = 0.0 if trained is None else trained.manifest["seconds"]
