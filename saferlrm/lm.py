@@ -5,7 +5,9 @@ Weights are read from safetensors only; no code that comes with a model is run.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -18,14 +20,17 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from saferlrm.chat import ChatFormat
 from saferlrm.errors import SaferlrmError
+from saferlrm.profile import LoadingSettings
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -67,66 +72,174 @@ def load_lm(
     adapter: str | Path | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    loading: LoadingSettings | None = None,
+    *,
     attn_implementation: str | None = None,
 ) -> LanguageModel:
     """Load a checkpoint folder or a hub model, with an optional LoRA adapter merged into its weights.
+
+    Beside weights in 4 bits the adapter stays unmerged: merging would round it away.
 
     Args:
         path_or_id: a folder with ``config.json``, safetensors and a tokenizer, or a name on the hub.
         adapter: a folder saved by peft, or ``None``.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (as stored).
-        device: ``auto`` (the first CUDA device if there is one, else the CPU) or a torch device.
-        attn_implementation: passed to transformers; ``None`` leaves the choice to it.
+        device: ``auto`` (a CUDA device if there is one, this process's own under a launcher, else the CPU) or a torch
+            device.
+        loading: kernels, quantization, placement and chat template; the defaults of the profile if ``None``.
+        attn_implementation: kernels by transformers' name, in place of ``loading.attention``.
 
     Raises:
         SaferlrmError: whatever keeps the model from being a usable reasoning model, in one line.
     """
     if dtype not in _DTYPES:
         raise SaferlrmError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
+    loading = loading or LoadingSettings()
     name = str(path_or_id)
     config = _load_config(path_or_id)
     if Path(path_or_id).is_dir():
         _check_weights(Path(path_or_id), "*.safetensors")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id)
-    except Exception as error:
-        raise SaferlrmError(
-            f"no usable tokenizer in {name} ({_short(error)}); save one into the folder"
-        ) from error
-    # Without its files transformers builds a tokenizer with an empty vocabulary, and says nothing.
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise SaferlrmError(f"the tokenizer of {name} knows no text; save one into the folder")
+    tokenizer = _load_tokenizer(path_or_id)
     if len(tokenizer) > config.get_text_config().vocab_size:
         raise SaferlrmError(f"the tokenizer of {name} has tokens that the model lacks; save its own")
-    chat = _detect(tokenizer, name)
+    chat = _detect(tokenizer, name, loading)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # else every load leaves a bar in notebooks and logs
+    attention = attn_implementation or (None if loading.attention == "auto" else loading.attention)
+    target = _target(device)
+    placement = _placement(loading, device, target, dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             path_or_id,
             config=config,
             dtype=_DTYPES[dtype],
-            attn_implementation=attn_implementation,
+            attn_implementation=attention,
             use_safetensors=True,
             output_loading_info=True,
+            **placement,
         )
     except Exception as error:
+        if _out_of_memory(error):
+            raise _too_large(name, target, dtype, loading) from error
+        if attention and (isinstance(error, ImportError) or "attention" in str(error).lower()):
+            raise SaferlrmError(
+                f"loading.attention={attention} cannot be used here ({_short(error)}); set it to auto or sdpa"
+            ) from error
         raise SaferlrmError(f"cannot load the weights of {name} ({_short(error)}); save it again") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         lost = sorted(report["missing_keys"]) or sorted(key[0] for key in report["mismatched_keys"])
-        raise SaferlrmError(
-            f"the weights of {name} do not fit its config (first: {lost[0]}); save the model again"
-        )
-    if adapter is not None:
-        model = _merge(model, Path(adapter))
-    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        raise SaferlrmError(f"the weights of {name} do not fit its config (first: {lost[0]}); save the model again")
+    if torch.cuda.is_available() and set(getattr(model, "hf_device_map", {}).values()) & {"cpu", "disk"}:
+        raise _too_large(name, "the GPUs", dtype, loading)
     try:
-        model = model.to(target).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise SaferlrmError(
-            f"cannot put the model on {target!r} ({_short(error)}); try --device cpu"
-        ) from error
+        if adapter is not None:
+            model = _adapt(model, Path(adapter), merge=loading.quantization == "none")
+        model = model.eval() if placement else model.to(target).eval()
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        if _out_of_memory(error):
+            raise _too_large(name, target, dtype, loading) from error
+        raise SaferlrmError(f"cannot put the model on {target!r} ({_short(error)}); try --device cpu") from error
     return LanguageModel(model, tokenizer, chat, name if adapter is None else f"{name} + {adapter}")
+
+
+def _target(device: str) -> str:
+    """The torch device that ``auto`` stands for: one GPU for each process that a launcher starts, or the CPU."""
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{rank}" if 0 < rank < torch.cuda.device_count() else "cuda"
+
+
+def _placement(loading: LoadingSettings, device: str, target: str, dtype: str) -> dict[str, Any]:
+    """Arguments that make transformers place the weights itself; none if they are to be moved afterwards."""
+    spread = loading.device_map == "auto"
+    if spread and device != "auto":
+        raise SaferlrmError(
+            f"loading.device_map=auto spreads the model over all GPUs, but device is {device!r}; set device to auto, "
+            "or loading.device_map to single"
+        )
+    options: dict[str, Any] = {"device_map": "auto"} if spread else {}
+    if loading.quantization == "4bit":
+        if not target.startswith("cuda"):
+            raise SaferlrmError("loading.quantization=4bit needs a CUDA GPU; set it to none")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise SaferlrmError(
+                "loading.quantization=4bit needs bitsandbytes; pip install bitsandbytes, or set it to none"
+            )
+        # NF4 with double quantization, computed in the dtype of the activations (QLoRA, arXiv 2305.14314).
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else _DTYPES[dtype],
+        )
+        options.setdefault("device_map", {"": target})
+    return options
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "out of memory" in text
+        or "not enough memory" in text
+        or "cannot allocate memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def _too_large(name: str, target: str, dtype: str, loading: LoadingSettings) -> SaferlrmError:
+    """The error of a model that the memory does not hold, with the settings that would still help."""
+    ways = []
+    if dtype == "float32":
+        ways.append("set dtype=bfloat16 (half the memory)")
+    if loading.quantization == "none" and target != "cpu":
+        ways.append("set loading.quantization=4bit (a quarter of bfloat16)")
+    if loading.device_map == "single" and torch.cuda.device_count() > 1:
+        ways.append("set loading.device_map=auto (all GPUs)")
+    ways.append("choose a smaller model")
+    return SaferlrmError(f"{name} in {dtype} does not fit into the memory of {target}; {', or '.join(ways)}")
+
+
+def _load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as its ``tokenizer.json`` has it."""
+    name = str(path_or_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path_or_id)
+    except Exception as error:
+        raise SaferlrmError(f"no usable tokenizer in {name} ({_short(error)}); save one into the folder") from error
+    # Without its files transformers builds a tokenizer with an empty vocabulary, and says nothing.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise SaferlrmError(f"the tokenizer of {name} knows no text; save one into the folder")
+    return _faithful(tokenizer, path_or_id)
+
+
+def _faithful(tokenizer: PreTrainedTokenizerBase, path_or_id: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer that gives back the text it reads.
+
+    DeepSeek's distillations declare Llama's tokenizer class, for which some versions of transformers 5 replace the
+    byte-level parts of ``tokenizer.json`` and so lose all spaces (huggingface/transformers#45488). The file itself is
+    right, and the plain class takes it as it is.
+    """
+    if _keeps_text(tokenizer):
+        return tokenizer
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path_or_id)
+    except Exception as error:
+        raise SaferlrmError(
+            f"the tokenizer of {path_or_id} loses white space, and has no tokenizer.json ({_short(error)}); save one"
+        ) from error
+    if not _keeps_text(tokenizer):
+        raise SaferlrmError(f"the tokenizer of {path_or_id} does not give back the text it reads; save its own")
+    return tokenizer
+
+
+def _keeps_text(tokenizer: PreTrainedTokenizerBase) -> bool:
+    text = "Two words,\nand two lines."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == text
 
 
 def _load_config(path_or_id: str | Path) -> Any:
@@ -134,17 +247,17 @@ def _load_config(path_or_id: str | Path) -> Any:
     name, folder = str(path_or_id), Path(path_or_id)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise SaferlrmError(
-                f"the folder {name} has no config.json; give a folder saved by save_pretrained"
-            )
+            raise SaferlrmError(f"the folder {name} has no config.json; give a folder saved by save_pretrained")
     elif isinstance(path_or_id, Path) or folder.exists() or not _HUB_NAME.fullmatch(name):
         raise SaferlrmError(f"there is no model folder {name}; check the path")
     try:
         config = AutoConfig.from_pretrained(path_or_id)
     except OSError as error:
         if folder.is_dir():
+            raise SaferlrmError(f"{name}/config.json cannot be read ({_short(error)}); save the model again") from error
+        if "gated repo" in str(error):
             raise SaferlrmError(
-                f"{name}/config.json cannot be read ({_short(error)}); save the model again"
+                f"{name} is gated; accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
             ) from error
         raise SaferlrmError(
             f"there is no folder {name}, and the model hub does not give it "
@@ -159,9 +272,7 @@ def _load_config(path_or_id: str | Path) -> Any:
         else (config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     )
     if not causal:
-        raise SaferlrmError(
-            f"{name} is a {architecture}, not a causal language model; choose a ...ForCausalLM"
-        )
+        raise SaferlrmError(f"{name} is a {architecture}, not a causal language model; choose a ...ForCausalLM")
     return config
 
 
@@ -177,12 +288,11 @@ def _check_weights(folder: Path, pattern: str) -> None:
             with safe_open(file, framework="pt") as weights:
                 weights.keys()
         except (SafetensorError, OSError) as error:
-            raise SaferlrmError(
-                f"{file} is truncated or damaged ({_short(error)}); copy or grow it again"
-            ) from error
+            raise SaferlrmError(f"{file} is truncated or damaged ({_short(error)}); copy or grow it again") from error
 
 
-def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _adapt(model: PreTrainedModel, adapter: Path, merge: bool) -> PreTrainedModel:
+    """The model with an adapter in its weights, or beside them."""
     from peft import PeftModel  # slow to import, and most loads have no adapter
 
     try:
@@ -191,16 +301,21 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         raise SaferlrmError(f"{adapter} is no adapter folder (no readable adapter_config.json)") from error
     _check_weights(adapter, "adapter_model.safetensors")
     try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        if merge:
+            return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        model.load_adapter(str(adapter))
+        return model
     except (ValueError, RuntimeError, KeyError) as error:
+        if _out_of_memory(error):
+            raise
         raise SaferlrmError(
             f"the adapter {adapter} does not fit this model ({_short(error)}); train it anew"
         ) from error
 
 
-def _detect(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFormat:
+def _detect(tokenizer: PreTrainedTokenizerBase, name: str, loading: LoadingSettings) -> ChatFormat:
     try:
-        return ChatFormat.detect(tokenizer)
+        return ChatFormat.detect(tokenizer, loading.thinking, loading.system_prompt)
     except SaferlrmError as error:
         raise SaferlrmError(f"{name}: {error}") from error
 
