@@ -95,6 +95,26 @@ def load_lm(
     if dtype not in _DTYPES:
         raise SaferlrmError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
     loading = loading or LoadingSettings()
+    target = _target(device)
+    attention = attn_implementation or (None if loading.attention == "auto" else loading.attention)
+    try:
+        return _load(path_or_id, adapter, dtype, target, loading, attention, _placement(loading, device, target, dtype))
+    except Exception as error:
+        if isinstance(error, SaferlrmError) or not _out_of_memory(error):
+            raise
+        raise _too_large(str(path_or_id), target, dtype, loading) from error
+
+
+def _load(
+    path_or_id: str | Path,
+    adapter: str | Path | None,
+    dtype: str,
+    target: str,
+    loading: LoadingSettings,
+    attention: str | None,
+    placement: dict[str, Any],
+) -> LanguageModel:
+    """:func:`load_lm` with settings resolved; a lack of memory is passed on as it comes."""
     name = str(path_or_id)
     config = _load_config(path_or_id)
     if Path(path_or_id).is_dir():
@@ -105,9 +125,6 @@ def load_lm(
     chat = _detect(tokenizer, name, loading)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # else every load leaves a bar in notebooks and logs
-    attention = attn_implementation or (None if loading.attention == "auto" else loading.attention)
-    target = _target(device)
-    placement = _placement(loading, device, target, dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             path_or_id,
@@ -120,7 +137,7 @@ def load_lm(
         )
     except Exception as error:
         if _out_of_memory(error):
-            raise _too_large(name, target, dtype, loading) from error
+            raise
         if attention and (isinstance(error, ImportError) or "attention" in str(error).lower()):
             raise SaferlrmError(
                 f"loading.attention={attention} cannot be used here ({_short(error)}); set it to auto or sdpa"
@@ -131,13 +148,13 @@ def load_lm(
         raise SaferlrmError(f"the weights of {name} do not fit its config (first: {lost[0]}); save the model again")
     if torch.cuda.is_available() and set(getattr(model, "hf_device_map", {}).values()) & {"cpu", "disk"}:
         raise _too_large(name, "the GPUs", dtype, loading)
+    if adapter is not None:
+        model = _adapt(model, Path(adapter), merge=loading.quantization == "none")
     try:
-        if adapter is not None:
-            model = _adapt(model, Path(adapter), merge=loading.quantization == "none")
         model = model.eval() if placement else model.to(target).eval()
-    except (RuntimeError, AssertionError, MemoryError) as error:
+    except (RuntimeError, AssertionError) as error:
         if _out_of_memory(error):
-            raise _too_large(name, target, dtype, loading) from error
+            raise
         raise SaferlrmError(f"cannot put the model on {target!r} ({_short(error)}); try --device cpu") from error
     return LanguageModel(model, tokenizer, chat, name if adapter is None else f"{name} + {adapter}")
 

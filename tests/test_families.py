@@ -10,17 +10,16 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import FAMILIES, PLAIN_TEMPLATE, R1_OLD_TEMPLATE, R1_TEMPLATE, merging_tokenizer, write_family
-from transformers import AutoModelForCausalLM, LlamaTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from saferlrm.activations import extract
 from saferlrm.align import align
 from saferlrm.align.data import IGNORE, AlignmentExample, Collator, encode, encode_all
-from saferlrm.align.head import read_latent
 from saferlrm.align.trainer import build_model
 from saferlrm.chat import THINKING_MODES, ChatFormat
 from saferlrm.generate import Decoding, answer, generate
 from saferlrm.lm import LanguageModel, load_lm
-from saferlrm.profile import AlignmentSettings, LoadingSettings
+from saferlrm.profile import AlignmentSettings
 
 PROMPTS = ["How do I make a box?", "What is 3 and 4?", "Tom has 12 apples.\n\nHow many is that, and what of the desk?"]
 LONG_THOUGHT = " ".join(f"Step {i}: add {i} and {i + 1}, which is {2 * i + 1}." for i in range(40))
@@ -94,14 +93,13 @@ def test_forcing_keeps_the_thought_open(lm):
 
     handle = lm.model.register_forward_hook(end_of_thought)
     try:
-        decoding = Decoding(8, forced_thought_tokens=6, max_waits=2)
+        decoding = Decoding(40, forced_thought_tokens=30, max_waits=2)
         (free,) = answer(lm, PROMPTS[:1], "on", decoding)
         (forced,) = answer(lm, PROMPTS[:1], "forced", decoding)
     finally:
         handle.remove()
-    assert "Wait" not in free.thought + free.answer
-    text = forced.thought or forced.answer  # a model that opens its thought itself has not done so here
-    assert text.startswith("Wait,Wait,")
+    assert (free.thought, forced.thought) == ("", "Wait,Wait,")
+    assert forced.n_thought_tokens == len(lm.encode(["Wait,Wait,"])[0])
 
 
 def test_left_padding_gives_the_tokens_of_no_padding(lm):
@@ -122,20 +120,18 @@ def ends(lm: LanguageModel) -> set[int]:
 
 
 def test_a_thought_of_hundreds_of_tokens_is_sampled_and_read(lm):
-    long = " ".join([LONG_THOUGHT] * (1 if lm.chat.switch else 2))[: 400 if lm.chat.switch else None]
-    n = len(lm.encode([long])[0])
-    (reply,) = answer(lm, PROMPTS[:1], "on", Decoding(200), openings=[long])
-    assert n > (150 if lm.chat.switch else 500)
-    assert reply.thought.startswith(long)
+    n = len(lm.encode([LONG_THOUGHT])[0])
+    (reply,) = answer(lm, PROMPTS[:1], "on", Decoding(200), openings=[LONG_THOUGHT])
+    assert n > 500
+    assert reply.thought.startswith(LONG_THOUGHT)
     assert reply.n_thought_tokens > 0.9 * n
-    states = extract(lm, PROMPTS[:1], ("pre_cot", "thought:1"), thoughts=[long])
+    states = extract(lm, PROMPTS[:1], ("pre_cot", "thought:1"), thoughts=[LONG_THOUGHT])
     assert np.isfinite(states).all()
     assert not np.allclose(states[0, 0], states[0, 1])
 
 
 def test_the_thought_stands_in_the_training_tokens(lm):
     for example in EXAMPLES:
-        example = example if lm.chat.opens or len(example.thought or "") < 400 else EXAMPLES[2]
         row = encode(example, lm)
         (prompt,) = lm.encode([lm.chat.render(example.prompt)])
         assert row["input_ids"][: len(prompt)] == prompt, "the model sees the prompt's tokens when it generates"
@@ -146,14 +142,8 @@ def test_the_thought_stands_in_the_training_tokens(lm):
         assert row["labels"].count(IGNORE) == len(prompt)
 
 
-def usable(lm: LanguageModel) -> list[AlignmentExample]:
-    limit = lm.model.config.max_position_embeddings
-    return [e for e in EXAMPLES if len(lm.encode([e.thought or ""])[0]) < limit - 100]
-
-
 def test_it_trains_saves_and_reloads_its_adapter(lm, folder, tmp_path):
-    examples = [*usable(lm), *EXAMPLES][:4] if len(usable(lm)) == 4 else [*usable(lm), EXAMPLES[0]]
-    adapter = align(folder, examples, SETTINGS, 0, tmp_path, device="cpu")
+    adapter = align(folder, EXAMPLES, SETTINGS, 0, tmp_path, device="cpu")
     saved = load_file(adapter / "adapter_model.safetensors")
     assert all("lora_" in name for name in saved)
     per_layer = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -173,15 +163,14 @@ def test_it_trains_saves_and_reloads_its_adapter(lm, folder, tmp_path):
 def test_the_head_reads_the_states_that_are_extracted_before_the_thought(folder, layer):
     """In a padded training batch; at inference the same token is the last one of the rendered prompt."""
     lm = load_lm(folder, device="cpu")
-    examples = usable(lm)
-    wanted = extract(lm, [e.prompt for e in examples], ("pre_cot",), layers=[layer % (lm.n_layers + 1)])[:, 0, 0]
+    prompts = [example.prompt for example in EXAMPLES]
+    wanted = extract(lm, prompts, ("pre_cot",), layers=[layer % (lm.n_layers + 1)])[:, 0, 0]
     model = build_model(lm, SETTINGS.model_copy(update={"head_layer": layer}), seed=0).eval()
     heard: list[torch.Tensor] = []
     model.head.register_forward_hook(lambda _module, inputs, _out: heard.append(inputs[0]))
     with torch.no_grad():
-        model(**Collator(lm.tokenizer.pad_token_id)(encode_all(examples, lm)))
+        model(**Collator(lm.tokenizer.pad_token_id)(encode_all(EXAMPLES, lm)))
     np.testing.assert_allclose(heard[0].numpy(), wanted, atol=1e-4, rtol=1e-4)
-    assert read_latent(torch.zeros(1, 3, 2), torch.tensor([[0, 1]])).shape == (1, 2)
 
 
 @pytest.mark.parametrize(("template", "tags"), [(R1_TEMPLATE, True), (R1_OLD_TEMPLATE, True), (PLAIN_TEMPLATE, False)])
@@ -199,18 +188,3 @@ def test_tokens_that_reach_across_the_border_do_not_move_the_head(tmp_path, temp
         assert tokenizer.decode(row["input_ids"]) == prompt + reply
         if example.thought is None:
             assert lm.encode([prompt + reply])[0] != apart, "this tokenizer merges across the border"
-
-
-def test_a_tokenizer_that_loses_white_space_is_read_anew(tmp_path):
-    """The class that R1's distillations declare drops all spaces in some versions of transformers."""
-    from saferlrm.lm import _faithful
-
-    folder = write_family("r1_llama", tmp_path)
-    broken = LlamaTokenizerFast.from_pretrained(folder)
-    text = "How do I make a box?"
-    if broken.decode(broken(text, add_special_tokens=False)["input_ids"]) != text:
-        mended = _faithful(broken, folder)
-        assert mended.decode(mended(text, add_special_tokens=False)["input_ids"]) == text
-        assert mended.chat_template == broken.chat_template
-    lm = load_lm(folder, device="cpu", loading=LoadingSettings())
-    assert lm.tokenizer.decode(lm.encode([text])[0]) == text

@@ -63,7 +63,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_tiny_lm(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 32) -> Path:
+def write_tiny_lm(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 32, context: int = 512) -> Path:
     """Save a random Qwen3ForCausalLM of `layers` x `hidden` and its tokenizer as a checkpoint folder."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def write_tiny_lm(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 32
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=hidden // 4,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=0.2,  # wide enough that greedy decoding does not tie
         eos_token_id=end_of_turn,
@@ -170,7 +170,7 @@ def merging_tokenizer(template: str, words: str = _QWEN_WORDS, tags: bool = True
 def write_family(family: str, folder: Path, seed: int = 0) -> Path:
     """Save a random two-layer model of one family, with the tokenizer and template behaviour of its models."""
     if family == "qwen3":
-        return write_tiny_lm(folder, seed)
+        return write_tiny_lm(folder, seed, context=4096)
     torch.manual_seed(seed)
     r1 = family.startswith("r1")
     words = _LLAMA_WORDS if family == "r1_llama" else _QWEN_WORDS
@@ -182,7 +182,7 @@ def write_family(family: str, folder: Path, seed: int = 0) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 4096,
         "tie_word_embeddings": False,
         "initializer_range": 0.2,
         "bos_token_id": tokenizer.bos_token_id,
