@@ -5,8 +5,8 @@ import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
-from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,7 +15,7 @@ from tiny import PLAIN_TEMPLATE, merging_tokenizer, tiny_tokenizer, write_family
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaTokenizerFast
 
 from saferlrm.errors import SaferlrmError
-from saferlrm.lm import _adapt, _faithful, _keeps_text, load_lm
+from saferlrm.lm import _adapt, _faithful, _keeps_text, _out_of_memory, load_lm
 from saferlrm.profile import LoadingSettings
 from saferlrm.study import Study
 
@@ -173,27 +173,26 @@ def test_an_adapter_may_stay_beside_the_weights(tiny_lm_folder, tmp_path):
     assert beside.get_decoder().layers[0] is lm.model.model.layers[0]
 
 
-OUT_OF_MEMORY = """
-import resource, sys
-from saferlrm.errors import SaferlrmError
-from saferlrm.lm import load_lm
-load_lm(sys.argv[1], device="cpu")  # whatever loading itself needs is there
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, resource.RLIM_INFINITY))
-try:
-    load_lm(sys.argv[2], device="cpu")
-except SaferlrmError as error:
-    print(error)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to limit a process's memory")
 def test_a_model_that_does_not_fit_says_which_setting_to_change(tiny_lm_folder, tmp_path):
-    large = write_tiny_lm(tmp_path / "large", layers=1, hidden=1024)
-    process = start_python("-c", OUT_OF_MEMORY, tiny_lm_folder, large)
-    out, err = process.communicate(timeout=120)
-    assert f"{large} in float32 does not fit into the memory of cpu; set dtype=bfloat16" in out, err[-500:]
-    assert out.count("\n") == 1
+    resource = pytest.importorskip("resource", reason="limits the memory of a process as only Unix can")
+    large = write_tiny_lm(tmp_path / "large", layers=1, hidden=1024)  # 44 MB
+    load_lm(tiny_lm_folder, device="cpu")  # whatever loading itself needs is there
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, before[1]))
+    try:
+        message = refused(large, device="cpu")
+        halved = refused(large, device="cpu", dtype="bfloat16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert message == (
+        f"{large} in float32 does not fit into the memory of cpu; set dtype=bfloat16 (half the memory), or choose a "
+        "smaller model"
+    )
+    assert "dtype=bfloat16" not in halved
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert _out_of_memory(caught.value)
 
 
 class Gated(BaseHTTPRequestHandler):
