@@ -119,7 +119,7 @@ def _load(
     config = _load_config(path_or_id)
     if Path(path_or_id).is_dir():
         _check_weights(Path(path_or_id), "*.safetensors")
-    tokenizer = _load_tokenizer(path_or_id)
+    tokenizer = load_tokenizer(path_or_id)
     if len(tokenizer) > config.get_text_config().vocab_size:
         raise SaferlrmError(f"the tokenizer of {name} has tokens that the model lacks; save its own")
     chat = _detect(tokenizer, name, loading)
@@ -220,8 +220,12 @@ def _too_large(name: str, target: str, dtype: str, loading: LoadingSettings) -> 
     return SaferlrmError(f"{name} in {dtype} does not fit into the memory of {target}; {', or '.join(ways)}")
 
 
-def _load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as its ``tokenizer.json`` has it."""
+def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub model; one that loses text is mended or refused.
+
+    Raises:
+        SaferlrmError: there is no tokenizer, or none that gives back the text it reads.
+    """
     name = str(path_or_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_id)
