@@ -5,9 +5,7 @@ Weights are read from safetensors only; no code that comes with a model is run.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -20,7 +18,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -30,9 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from saferlrm.chat import ChatFormat
 from saferlrm.errors import SaferlrmError
+from saferlrm.placement import DTYPES, out_of_memory, placement_options, resolve_device, too_large
 from saferlrm.profile import LoadingSettings
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -92,17 +89,19 @@ def load_lm(
     Raises:
         SaferlrmError: whatever keeps the model from being a usable reasoning model, in one line.
     """
-    if dtype not in _DTYPES:
-        raise SaferlrmError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise SaferlrmError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     loading = loading or LoadingSettings()
-    target = _target(device)
+    target = resolve_device(device)
     attention = attn_implementation or (None if loading.attention == "auto" else loading.attention)
     try:
-        return _load(path_or_id, adapter, dtype, target, loading, attention, _placement(loading, device, target, dtype))
+        return _load(
+            path_or_id, adapter, dtype, target, loading, attention, placement_options(loading, device, target, dtype)
+        )
     except Exception as error:
-        if isinstance(error, SaferlrmError) or not _out_of_memory(error):
+        if isinstance(error, SaferlrmError) or not out_of_memory(error):
             raise
-        raise _too_large(str(path_or_id), target, dtype, loading) from error
+        raise too_large(str(path_or_id), target, dtype, loading) from error
 
 
 def _load(
@@ -129,14 +128,14 @@ def _load(
         model, report = AutoModelForCausalLM.from_pretrained(
             path_or_id,
             config=config,
-            dtype=_DTYPES[dtype],
+            dtype=DTYPES[dtype],
             attn_implementation=attention,
             use_safetensors=True,
             output_loading_info=True,
             **placement,
         )
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise
         if attention and (isinstance(error, ImportError) or "attention" in str(error).lower()):
             raise SaferlrmError(
@@ -147,77 +146,16 @@ def _load(
         lost = sorted(report["missing_keys"]) or sorted(key[0] for key in report["mismatched_keys"])
         raise SaferlrmError(f"the weights of {name} do not fit its config (first: {lost[0]}); save the model again")
     if torch.cuda.is_available() and set(getattr(model, "hf_device_map", {}).values()) & {"cpu", "disk"}:
-        raise _too_large(name, "the GPUs", dtype, loading)
+        raise too_large(name, "the GPUs", dtype, loading)
     if adapter is not None:
         model = _adapt(model, Path(adapter), merge=loading.quantization == "none")
     try:
         model = model.eval() if placement else model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise
         raise SaferlrmError(f"cannot put the model on {target!r} ({_short(error)}); try --device cpu") from error
     return LanguageModel(model, tokenizer, chat, name if adapter is None else f"{name} + {adapter}")
-
-
-def _target(device: str) -> str:
-    """The torch device that ``auto`` stands for: one GPU for each process that a launcher starts, or the CPU."""
-    if device != "auto":
-        return device
-    if not torch.cuda.is_available():
-        return "cpu"
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return f"cuda:{rank}" if 0 < rank < torch.cuda.device_count() else "cuda"
-
-
-def _placement(loading: LoadingSettings, device: str, target: str, dtype: str) -> dict[str, Any]:
-    """Arguments that make transformers place the weights itself; none if they are to be moved afterwards."""
-    spread = loading.device_map == "auto"
-    if spread and device != "auto":
-        raise SaferlrmError(
-            f"loading.device_map=auto spreads the model over all GPUs, but device is {device!r}; set device to auto, "
-            "or loading.device_map to single"
-        )
-    options: dict[str, Any] = {"device_map": "auto"} if spread else {}
-    if loading.quantization == "4bit":
-        if not target.startswith("cuda"):
-            raise SaferlrmError("loading.quantization=4bit needs a CUDA GPU; set it to none")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise SaferlrmError(
-                "loading.quantization=4bit needs bitsandbytes; pip install bitsandbytes, or set it to none"
-            )
-        # NF4 with double quantization, computed in the dtype of the activations (QLoRA, arXiv 2305.14314).
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else _DTYPES[dtype],
-        )
-        options.setdefault("device_map", {"": target})
-    return options
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        or "out of memory" in text
-        or "not enough memory" in text
-        or "cannot allocate memory" in text
-        or "can't allocate memory" in text
-    )
-
-
-def _too_large(name: str, target: str, dtype: str, loading: LoadingSettings) -> SaferlrmError:
-    """The error of a model that the memory does not hold, with the settings that would still help."""
-    ways = []
-    if dtype == "float32":
-        ways.append("set dtype=bfloat16 (half the memory)")
-    if loading.quantization == "none" and target != "cpu":
-        ways.append("set loading.quantization=4bit (a quarter of bfloat16)")
-    if loading.device_map == "single" and torch.cuda.device_count() > 1:
-        ways.append("set loading.device_map=auto (all GPUs)")
-    ways.append("choose a smaller model")
-    return SaferlrmError(f"{name} in {dtype} does not fit into the memory of {target}; {', or '.join(ways)}")
 
 
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
@@ -327,7 +265,7 @@ def _adapt(model: PreTrainedModel, adapter: Path, merge: bool) -> PreTrainedMode
         model.load_adapter(str(adapter))
         return model
     except (ValueError, RuntimeError, KeyError) as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise
         raise SaferlrmError(
             f"the adapter {adapter} does not fit this model ({_short(error)}); train it anew"

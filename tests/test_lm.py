@@ -15,7 +15,8 @@ from tiny import PLAIN_TEMPLATE, merging_tokenizer, tiny_tokenizer, write_family
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaTokenizerFast
 
 from saferlrm.errors import SaferlrmError
-from saferlrm.lm import _adapt, _faithful, _keeps_text, _out_of_memory, load_lm
+from saferlrm.lm import _adapt, _faithful, _keeps_text, load_lm
+from saferlrm.placement import out_of_memory
 from saferlrm.profile import LoadingSettings
 from saferlrm.study import Study
 
@@ -192,7 +193,7 @@ def test_a_model_that_does_not_fit_says_which_setting_to_change(tiny_lm_folder, 
     assert "dtype=bfloat16" not in halved
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
-    assert _out_of_memory(caught.value)
+    assert out_of_memory(caught.value)
 
 
 class Gated(BaseHTTPRequestHandler):
