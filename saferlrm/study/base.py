@@ -88,7 +88,8 @@ class Base:
 
     def load(self, adapter: Path | None = None) -> LanguageModel:
         """The model under study, with an adapter merged into it if one is given."""
-        return load_lm(self.model, adapter, dtype=self.profile.dtype, device=self.profile.device)
+        p = self.profile
+        return load_lm(self.model, adapter, dtype=p.dtype, device=p.device, loading=p.loading)
 
     def suites(self) -> dict[str, list[Prompt]]:
         """All evaluation suites."""
