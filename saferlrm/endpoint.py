@@ -24,7 +24,8 @@ from tenacity import (
     stop_after_attempt,
     stop_any,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from saferlrm.errors import SaferlrmError
@@ -73,7 +74,8 @@ class Endpoint:
     def __init__(
         self, url: str, timeout: float = 600.0, retries: int = 5, parallel: int = 16, first_wait: float = 1.0
     ) -> None:
-        self.url, self.timeout, self.retries, self.first_wait = url.rstrip("/"), timeout, retries, first_wait
+        self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
+        self._backoff = wait_exponential(first_wait, LONGEST_WAIT) + wait_random(0, first_wait / 2)
         self.stopped = threading.Event()  # set: nobody waits for a repetition any more
         key = os.environ.get(KEY)
         self._client = httpx.Client(
@@ -112,7 +114,7 @@ class Endpoint:
             raise UnansweredError(f"{self.url} {problem} ({n} {'try' if n == 1 else 'tries'})") from problem
 
     def _wait(self, state: RetryCallState) -> float:
-        backoff = wait_exponential_jitter(self.first_wait, LONGEST_WAIT, jitter=self.first_wait / 2)(state)
+        backoff = self._backoff(state)
         problem = state.outcome.exception() if state.outcome is not None else None
         return max(backoff, min(getattr(problem, "seconds", 0.0), self.timeout))
 

@@ -31,16 +31,21 @@ from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
 
 Dialect = Literal["ids", "transformers", "plain"]
+_HOPELESS = 4  # requests in a row that must fail before the others are not tried
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One answer of the server: its text without a stop string, and whether it stopped at the end of the thought."""
+    """One answer of the server: its text without a stop string, and whether it stopped at the end of the thought.
+
+    ``ids`` are the tokens of the text, where the server says them: a text may have others than those sampled.
+    """
 
     text: str
     n_tokens: int
     truncated: bool
     closed: bool = False
+    ids: list[int] | None = None
 
 
 class ServerModel:
@@ -154,7 +159,7 @@ class ServerModel:
             for index, done in track(results, progress, total=len(jobs)) if progress else results:
                 found[index] = done
         if len(found) < len(jobs):
-            raise self._missing(len(jobs) - len(found), len(jobs), failures[-1])
+            raise self._missing(len(jobs) - len(found), len(jobs), failures[0])
         return [found[index] for index in range(len(jobs))]
 
     def _missing(self, missing: int, total: int, problem: UnansweredError) -> SaferlrmError:
@@ -167,7 +172,8 @@ class ServerModel:
     def _run(
         self, jobs: list[Callable[[], Completion]], failures: list[UnansweredError]
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index, completion) as they come; give up when as many requests in a row fail as are in flight.
+        """Yield (index, completion) as they come; give up when as many requests in a row fail as are in flight
+        (at least four).
 
         The threads are daemons: Ctrl-C ends the program at once, and in a notebook they end with their request.
         """
@@ -201,7 +207,7 @@ class ServerModel:
                 elif isinstance(result[1], UnansweredError):
                     failures.append(result[1])
                     in_a_row += 1
-                    if in_a_row >= self.settings.parallel:
+                    if in_a_row >= max(_HOPELESS, self.settings.parallel):
                         stopped.set()
                 elif isinstance(result[1], BaseException):
                     raise result[1]
@@ -287,6 +293,7 @@ class ServerModel:
                 "spaces_between_special_tokens": False,
                 "include_stop_str_in_output": stop is not None,  # vLLM
                 "no_stop_trim": stop is not None,  # SGLang
+                "return_token_ids": stop is not None,  # vLLM
             }
         body["prompt"] = self._sendable(text, ids)
         if dialect == "transformers":
@@ -342,7 +349,7 @@ class _Job:
             written, used = written + piece.text, used + piece.n_tokens
             if not piece.closed:
                 return Completion(written, used, piece.truncated)
-            ids += self.lm.encode([piece.text])[0]
+            ids += piece.ids or self.lm.encode([piece.text])[0]
             if used - 1 < self.decoding.forced_thought_tokens:
                 used -= 1  # the end of thought is not written
                 room = wait[: limit - used]
@@ -358,7 +365,7 @@ class _Job:
         asked = [self.lm.name, text, sampling, max_tokens, self.seed, watch]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         kept = self.journal.get(key)
-        if kept is not None:
+        if isinstance(kept, dict) and kept.keys() == _Piece.__dataclass_fields__.keys():
             return _Piece(**kept)
         piece = self._request(text, ids, max_tokens, watch)
         self.journal.put(key, asdict(piece))
@@ -386,7 +393,15 @@ class _Job:
         counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
         if not isinstance(counted, int):
             counted = len(lm.encode([written])[0]) + (not truncated)
-        return _Piece(written, counted, truncated, closed)
+        said_ids = choice.get("token_ids") if closed and isinstance(usage, dict) else None
+        return _Piece(written, counted, truncated, closed, self._before_close(said_ids))
+
+    def _before_close(self, ids: Any) -> list[int] | None:
+        """Sampled tokens up to the end of the thought, if the server told them."""
+        (close,) = self.lm.encode([self.lm.chat.think_close])
+        if not isinstance(ids, list) or len(close) != 1:
+            return None
+        return ids[:-1] if ids[-1:] == close else ids
 
 
 def _choice(found: Any) -> tuple[dict[str, Any], Any]:
