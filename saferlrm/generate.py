@@ -252,7 +252,7 @@ def _finished(
                 done.add(i)
                 yield waiting[i], tokens
             return
-        except RuntimeError as problem:
+        except (RuntimeError, MemoryError) as problem:
             if not out_of_memory(problem):
                 raise
         # Here, not above: while the error is handled, its traceback keeps the batch in memory.
@@ -274,7 +274,7 @@ def _finished(
 def out_of_memory(problem: BaseException) -> bool:
     """Whether an error of torch is a lack of memory: of a GPU, of Apple's, or of the computer."""
     said = str(problem).lower()
-    return isinstance(problem, torch.OutOfMemoryError) or any(
+    return isinstance(problem, (torch.OutOfMemoryError, MemoryError)) or any(
         words in said for words in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
     )
 
