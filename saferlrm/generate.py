@@ -10,19 +10,22 @@ are padded on the left. A new row is therefore read on its own and laid against 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from saferlrm.chat import ThinkingMode
+from saferlrm.chat import ChatFormat, ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
 from saferlrm.progress import track
+from saferlrm.store import say
 
 # Refill when one row in twelve has ended: fewer stops cost idle rows, more stops cost calls of the model.
 _REFILL = 12
@@ -92,8 +95,21 @@ class Answer:
     truncated: bool
 
 
+class Sampler(Protocol):
+    """What else can sample: several devices (:mod:`saferlrm.devices`) or a server (:mod:`saferlrm.server`)."""
+
+    chat: ChatFormat
+    name: str
+
+    def encode(self, texts: list[str]) -> list[list[int]]: ...
+
+    def complete(
+        self, texts: Sequence[str], decoding: Decoding, batch_size: int, progress: str | None
+    ) -> list[Completion]: ...
+
+
 def answer(
-    lm: LanguageModel,
+    lm: LanguageModel | Sampler,
     prompts: Sequence[str],
     mode: ThinkingMode,
     decoding: Decoding = Decoding(),
@@ -132,7 +148,7 @@ def answer(
 
 
 def generate(
-    lm: LanguageModel,
+    lm: LanguageModel | Sampler,
     texts: Sequence[str],
     decoding: Decoding = Decoding(),
     batch_size: int = 64,
@@ -140,29 +156,40 @@ def generate(
 ) -> list[Completion]:
     """Complete rendered texts (see ``ChatFormat.render``); completions come in the order of ``texts``.
 
+    Where memory runs out, half as many rows are in flight from there on: completions do not depend on the batch.
+
     Args:
         batch_size: rows in flight at once.
         progress: description for a progress bar, or ``None`` for none.
 
     Raises:
-        SaferlrmError: a text is empty or fills the model's context, or budget forcing meets a template whose
-            end of thought is not one token.
+        SaferlrmError: a text is empty or fills the model's context, budget forcing meets a template whose end of
+            thought is not one token, or memory does not suffice for a single row.
     """
     if batch_size < 1:
         raise SaferlrmError(f"batch_size is {batch_size}; it must be at least 1")
+    complete = getattr(lm, "complete", None)
+    if complete is not None:
+        return complete(texts, decoding, batch_size, progress)
     ids = lm.encode(list(texts))
-    context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
-    for text, row in zip(texts, ids, strict=True):
-        if not row:
-            raise SaferlrmError("a text to complete is empty; render prompts with ChatFormat.render")
-        if len(row) >= context:
-            raise SaferlrmError(f"a prompt has {len(row)} tokens, the model holds {context}; shorten {text[:40]!r}...")
-    batch = _Batch(lm, ids, _sampling_keys(texts, decoding.seed), decoding, context)
+    check_lengths(ids, context_length(lm))
+    return complete_ids(lm, ids, sampling_keys(texts, decoding.seed), decoding, batch_size, progress)
+
+
+def complete_ids(
+    lm: LanguageModel,
+    ids: list[list[int]],
+    keys: list[int],
+    decoding: Decoding,
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[Completion]:
+    """:func:`generate` for token ids that are checked, with the random key of each."""
     out: dict[int, list[int]] = {}
-    finished = batch.run(batch_size)
+    finished = _finished(lm, ids, keys, decoding, batch_size)
     for row, tokens in track(finished, progress, total=len(ids)) if progress else finished:
         out[row] = tokens
-    ends = batch.end_ids
+    ends = end_ids(lm)
     closed = [out[row][-1] in ends for row in range(len(ids))]
     written = lm.tokenizer.batch_decode(
         [out[row][:-1] if closed[row] else out[row] for row in range(len(ids))],
@@ -172,7 +199,34 @@ def generate(
     return [Completion(written[row], len(out[row]), not closed[row]) for row in range(len(ids))]
 
 
-def _sampling_keys(texts: Sequence[str], seed: int) -> list[int]:
+def check_lengths(ids: Sequence[Sequence[int]], context: int) -> None:
+    """Every prompt has a token and leaves room for one more.
+
+    Raises:
+        SaferlrmError: the number of the first prompt that does not, and the limit.
+    """
+    for i, row in enumerate(ids, 1):
+        if not row:
+            raise SaferlrmError(f"prompt {i} of {len(ids)} is empty; render prompts with ChatFormat.render")
+        if len(row) >= context:
+            raise SaferlrmError(
+                f"prompt {i} of {len(ids)} has {len(row)} tokens, the model holds {context}; shorten it or leave it out"
+            )
+
+
+def context_length(lm: LanguageModel) -> int:
+    """Most tokens of prompt and completion together."""
+    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+
+def end_ids(lm: LanguageModel) -> set[int]:
+    """Tokens that end a turn: those of the model's generation settings and the template's."""
+    stored = lm.model.generation_config.eos_token_id
+    stored = stored if isinstance(stored, list) else [] if stored is None else [stored]
+    return {*stored, lm.tokenizer.convert_tokens_to_ids(lm.chat.end_of_turn)} - {None}
+
+
+def sampling_keys(texts: Sequence[str], seed: int) -> list[int]:
     """One random key per text from seed, text and how often the text came before: order and company do not
     matter.
     """
@@ -183,6 +237,51 @@ def _sampling_keys(texts: Sequence[str], seed: int) -> list[int]:
         keys.append(int.from_bytes(digest[:16], "little"))
         seen[text] += 1
     return keys
+
+
+def _finished(
+    lm: LanguageModel, ids: list[list[int]], keys: list[int], decoding: Decoding, rows: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (index of the text, its new tokens) as rows end, with fewer rows in flight where memory runs out."""
+    waiting = list(range(len(ids)))
+    while waiting:
+        done = set()
+        try:
+            batch = _Batch(lm, [ids[i] for i in waiting], [keys[i] for i in waiting], decoding, context_length(lm))
+            for i, tokens in batch.run(rows):
+                done.add(i)
+                yield waiting[i], tokens
+            return
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
+        # Here, not above: while the error is handled, its traceback keeps the batch in memory.
+        batch = None
+        waiting = [i for k, i in enumerate(waiting) if k not in done]
+        rows = min(rows, len(waiting))
+        if rows == 1:
+            longest = max(len(ids[i]) for i in waiting)
+            raise SaferlrmError(
+                f"out of memory with a single prompt of up to {longest} tokens; set decoding.max_new_tokens lower, "
+                "dtype to bfloat16, loading.quantization to 4bit, or loading.device_map to auto (several GPUs)"
+            )
+        _say_once(f"out of memory with {rows} rows in flight: half as many go on; set decoding.batch_size lower")
+        rows //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an error of torch is a lack of memory: of a GPU, of Apple's, or of the computer."""
+    said = str(problem).lower()
+    return isinstance(problem, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+    )
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    say(line)
 
 
 class _Layer(DynamicLayer):
@@ -238,12 +337,10 @@ class _Batch:
     ) -> None:
         self.lm, self.ids, self.keys, self.decoding, self.context = lm, ids, keys, decoding, context
         self.device = lm.device
-        stored = lm.model.generation_config.eos_token_id
-        stored = stored if isinstance(stored, list) else [] if stored is None else [stored]
-        self.end_ids = {*stored, lm.tokenizer.convert_tokens_to_ids(lm.chat.end_of_turn)} - {None}
-        self.ends = torch.tensor(sorted(self.end_ids), device=self.device)
+        ends = sorted(end_ids(lm))
+        self.ends = torch.tensor(ends, device=self.device)
         pad = lm.tokenizer.pad_token_id
-        self.pad = pad if pad is not None else min(self.end_ids, default=0)
+        self.pad = pad if pad is not None else min(ends, default=0)
         config = lm.model.config.get_text_config()
         windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
         windows |= {getattr(config, "sliding_window", None)} - {None}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,3 +36,21 @@ def wait_for(path: Path, seconds: float = 120) -> str:
 def _hear_ctrl_c() -> None:
     # Programs started in the background inherit that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for_port(port: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Return when somebody listens on a port; fail if the process that should has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, f"nobody listens on port {port}"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)

@@ -1,6 +1,10 @@
 """Decoding in changing batches gives what plain generation gives, one prompt at a time."""
 
+import contextlib
+import os
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -8,6 +12,8 @@ import torch
 from tiny import write_tiny_lm
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+from saferlrm import generate as generating
+from saferlrm.devices import further_devices, replicate
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Decoding, answer, generate, sample
 from saferlrm.lm import LanguageModel, load_lm
@@ -122,8 +128,8 @@ def test_completions_stop_at_the_end_of_the_context(lm):
     ids = lm.encode([text])[0][: context - 3]
     (found,) = generate(lm, [lm.tokenizer.decode(ids)], Decoding(50))
     assert found.n_tokens <= 3 + 1
-    with pytest.raises(SaferlrmError, match="shorten"):
-        generate(lm, [text])
+    with pytest.raises(SaferlrmError, match=rf"prompt 2 of 3 has \d+ tokens, the model holds {context}; shorten"):
+        generate(lm, ["a", text, "b"])
 
 
 @pytest.mark.parametrize(
@@ -156,3 +162,90 @@ def test_openings_need_a_thought_to_open(lm):
     for mode, openings in (("off", ["x"]), ("on", [])):
         with pytest.raises(SaferlrmError, match="one opening a prompt"):
             answer(lm, ["desk"], mode, Decoding(max_new_tokens=2), openings=openings)
+
+
+@contextlib.contextmanager
+def little_memory(megabytes: int) -> Iterator[None]:
+    """This process may take so much more address space than it has: the allocator of torch then really fails."""
+    import resource
+
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+
+
+@pytest.fixture
+def eager(tiny_lm_folder) -> LanguageModel:
+    """Attention that writes all its weights down: 4 heads x 480 x 480 x 4 bytes are 3.7 MB a prompt and copy."""
+    return load_lm(tiny_lm_folder, device="cpu", attn_implementation="eager")
+
+
+@needs_limits
+def test_where_memory_runs_out_fewer_rows_go_on_with_the_same_results(eager, capsys):
+    generating._say_once.cache_clear()
+    texts = [" box" * 470 + f" {word}" for word in [*WORDS, *"abcdefghijklmnopqrs"]]
+    decoding = Decoding(4, temperature=1.0)
+    expected = generate(eager, texts, decoding, 8)
+    with little_memory(100):
+        found = generate(eager, texts, decoding, 32)
+    said = capsys.readouterr().err
+    assert found == expected
+    assert "out of memory with 32 rows in flight" in said
+    assert "decoding.batch_size" in said
+    assert said.count("out of memory with 32") == 1
+
+
+@needs_limits
+def test_no_memory_for_a_single_prompt_names_the_settings_to_change(eager):
+    with little_memory(100), pytest.raises(SaferlrmError, match=r"single prompt.*decoding\.max_new_tokens.*dtype"):
+        generate(eager, ["box", "desk"], Decoding(100_000_000), 2)
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(lm):
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    hook = lm.model.lm_head.register_forward_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="shapes"):
+            generate(lm, ["a", "b"], Decoding(2))
+    finally:
+        hook.remove()
+    assert generating.out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert generating.out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+
+
+def test_several_devices_give_the_results_of_one(tiny_lm_folder):
+    one = load_lm(tiny_lm_folder, device="cpu")
+    two = replicate(one, ["cpu"], path_or_id=tiny_lm_folder)
+    texts = [*rendered(one, 20), *rendered(one, 4)]  # the first four come twice
+    decoding = Decoding(12, temperature=1.0, top_p=0.9)
+    assert generate(two, texts, decoding, 4) == generate(one, texts, decoding, 4)
+    greedy = Decoding(12)
+    prompts = [f"box {i}" for i in range(9)]
+    assert answer(two, prompts, "on", greedy, 2) == answer(one, prompts, "on", greedy, 2)
+    (pool,) = two._pools
+    assert len(pool._processes) == 1, "one more process, kept between calls"
+
+    close = one.tokenizer.convert_tokens_to_ids("</think>")
+    hook = two.model.lm_head.register_forward_hook(lambda _m, _i, out: out.index_fill(-1, torch.tensor([close]), 1e4))
+    try:
+        assert {found.text for found in generate(two, texts, Decoding(2), 4)} == {"</think>" * 2}, "hooks act on all"
+    finally:
+        hook.remove()
+
+    for process in pool._processes.values():
+        process.kill()
+    with pytest.raises(SaferlrmError, match=r"process that samples on another device ended.*batch_size"):
+        generate(two, texts, decoding, 4)
+    with pytest.raises(SaferlrmError, match="prompt 1 of 1 is empty"):
+        generate(two, [""])
+    assert further_devices(one, "auto") == (), "a small model stays on one device"

@@ -201,3 +201,22 @@ def write_family(family: str, folder: Path, seed: int = 0) -> Path:
         place = folder / "tokenizer_config.json"
         place.write_text(json.dumps(json.loads(place.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
     return folder
+
+
+def write_hasty_lm(folder: Path, seed: int = 1) -> Path:
+    """A tiny model that writes whole words and often ends its thought or its turn.
+
+    Its words have the same tokens alone and in a text, so that a text that was cut and encoded again is the same text.
+    """
+    write_tiny_lm(folder, seed)
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(folder), tiny_tokenizer()
+    close, end = (tokenizer.convert_tokens_to_ids(token) for token in ("</think>", "<|im_end|>"))
+    texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    words = [i for i, text in enumerate(texts) if text[:1] == " " and text[1:].isalpha()]
+    head = torch.zeros_like(model.lm_head.weight)
+    for token, factor in [(close, 2.0), (end, 1.5), *((word, 1.0) for word in words)]:
+        head[token] = factor * model.lm_head.weight[token].detach()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.save_pretrained(folder)
+    return folder

@@ -16,11 +16,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from saferlrm.chat import ThinkingMode
+from saferlrm.devices import further_devices, replicate
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.plots import alt_text
 from saferlrm.profile import GrowthSettings, Profile, load_profile
+from saferlrm.server import ServerModel
 from saferlrm.store import (
     Artefact,
     Store,
@@ -77,7 +79,16 @@ class Base:
 
     @cached_property
     def model_key(self) -> str:
-        """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name."""
+        """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name.
+
+        A server's name of the model is part of it: nothing vouches that it serves these very weights.
+        """
+        if self.profile.server.url is not None:
+            return f"{self._weights_key} served as {self.profile.server.model or self.model}"
+        return self._weights_key
+
+    @cached_property
+    def _weights_key(self) -> str:
         folder = Path(self.model)
         if not folder.is_dir():
             return self.model
@@ -87,9 +98,32 @@ class Base:
         return hashlib.sha256("".join(f"{p.name}:{file_hash(p)}" for p in files).encode()).hexdigest()
 
     def load(self, adapter: Path | None = None) -> LanguageModel:
-        """The model under study, with an adapter merged into it if one is given."""
+        """The model under study, with an adapter merged into it if one is given.
+
+        With ``server.url`` set, the model behind that server, which samples and has no weights here
+        (:class:`saferlrm.server.ServerModel`).
+
+        Raises:
+            SaferlrmError: an adapter is asked of a server.
+        """
+        if self.profile.server.url is not None:
+            return self._served(adapter)  # type: ignore[return-value]  # a Sampler; says so where weights are needed
         p = self.profile
-        return load_lm(self.model, adapter, dtype=p.dtype, device=p.device, loading=p.loading)
+        source = {"path_or_id": self.model, "adapter": adapter, "dtype": p.dtype, "loading": p.loading}
+        lm = load_lm(**source, device=p.device)
+        others = further_devices(lm, p.device)
+        return replicate(lm, others, **source) if others else lm
+
+    def _served(self, adapter: Path | None) -> ServerModel:
+        server = self.profile.server
+        if adapter is not None:
+            raise SaferlrmError(
+                f"the server at {server.url} does not have the adapter {adapter}; set server.url to null, and trained "
+                "models are loaded here"
+            )
+        kept = self.store.root / "served" / hashlib.sha256(self.model_key.encode()).hexdigest()[:16]
+        chat = {"thinking": self.profile.loading.thinking, "system_prompt": self.profile.loading.system_prompt}
+        return ServerModel.load(self.model, server, kept, **chat)
 
     def suites(self) -> dict[str, list[Prompt]]:
         """All evaluation suites."""
