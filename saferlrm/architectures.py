@@ -46,6 +46,7 @@ class Architecture:
     """Sizes of a decoder.
 
     Attributes:
+        family: transformers' ``model_type``.
         parameters: all of them, tied ones once.
         adapted: weights of the linear layers that get an adapter (all but the projection to the vocabulary).
         adapter_sides: sum of inputs and outputs of these layers; times the rank, the parameters of the adapter.
@@ -54,6 +55,7 @@ class Architecture:
     """
 
     name: str
+    family: str
     vocabulary: int
     hidden: int
     intermediate: int
@@ -134,6 +136,7 @@ def _counted(name: str, values: Mapping[str, Any], source: str) -> Architecture 
     tied = bool(values.get("tie_word_embeddings", False))
     return Architecture(
         name=name,
+        family=family,
         vocabulary=v,
         hidden=h,
         intermediate=f,
@@ -170,6 +173,7 @@ def _built(model: str, source: str) -> Architecture:
     heads = text.num_attention_heads
     return Architecture(
         name=Path(model).name if Path(model).is_dir() else model,
+        family=text.model_type,
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

@@ -238,7 +238,7 @@ def estimate(
 ) -> None:
     """Parameters, memory, disk and time of a model, before anything is downloaded."""
     from saferlrm.architectures import architecture
-    from saferlrm.estimate import Hardware, measurements
+    from saferlrm.estimate import Hardware
     from saferlrm.estimate import estimate as make_estimate
 
     settings = load_profile(profile, **_settings(set_ or []))
@@ -253,10 +253,10 @@ def estimate(
             group = line.group
             table.add_section()
             table.add_row(group, "", "", "", style="bold")
-        digits = f"{line.value:,.0f}" if line.value >= 100 or line.unit == "" else f"{line.value:,.2f}"
+        digits = f"{line.value:,.0f}" if line.value >= 100 or not line.unit else f"{line.value:.3g}"
         table.add_row(f"  {line.what}", digits, line.unit, line.basis)
     console.print(table)
-    if not measurements():
+    if not any(line.basis.startswith("measured") for line in made.lines):
         rule = f"estimated from --tflops {tflops:g} x --utilisation {utilisation:g}"
         console.print(f"no measurement for this hardware; {rule}", soft_wrap=True)
     for advice in made.advice:

@@ -292,3 +292,27 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert (end.value.code, out) == (2, ""), arguments
         assert message in err
         assert err.count("\n") == 1
+
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+
+
+def test_the_gpu_benchmark_runs_on_a_small_model(tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    process = start_python(BENCHMARK, "--tiny", "--device", "cpu", "--out", out)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    rows = measurements(out)
+    assert [row["what"] for row in rows] == ["alignment", "sampling", "extraction"]
+    assert all(row["tokens_per_second"] > 0 and row["tflops"] > 0 and "--tiny" in row["command"] for row in rows)
+    assert rows[1]["mean_tokens"] == 12
+    assert rows[2]["bytes"] == states_bytes(architecture("organism"), 6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_benchmark_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
+    process = start_python(BENCHMARK, "--out", tmp_path / "none.json")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: no CUDA GPU here")
+    assert err.count("\n") == 1
