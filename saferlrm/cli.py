@@ -1,4 +1,4 @@
-"""The command line: ``saferlrm run / status / stage / report / grow / profile``."""
+"""The command line: ``saferlrm run / status / stage / report / estimate / grow / profile``."""
 
 from __future__ import annotations
 
@@ -77,17 +77,13 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Notebook parameter; repeatable.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option(help="Execute finished notebooks again; stages stay stored.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option(help="Execute finished notebooks again; stages stay stored.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="No sweeps, fewer seeds and organisms: the profile 'quick'.")
     ] = False,
     shipped: Annotated[bool, typer.Option(help="Read shipped artefacts instead of computing all.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder with the notebooks.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for executed copies; default runs/PROFILE.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for executed copies; default runs/PROFILE.")] = None,
 ) -> None:
     """Execute the notebooks in order; skip what is finished, resume what is not."""
     if quick:
@@ -212,12 +208,7 @@ def control(
     profile: ProfileOption = "organism",
 ) -> None:
     """Train and evaluate one control at other settings, beside plain fine-tuning at the same settings."""
-    differs = {}
-    for pair in setting or []:
-        key, found, value = pair.partition("=")
-        if not found:
-            raise SaferlrmError(f"--set {pair} has no value; write for instance --set lambda_aux=1.0")
-        differs[key.removeprefix("alignment.")] = yaml.safe_load(value)
+    differs = {key.removeprefix("alignment."): value for key, value in _settings(setting or []).items()}
     if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
         raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
     load_profile(profile)
@@ -226,6 +217,50 @@ def control(
 
     rows = Study(profile).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
     typer.echo(control_table(rows, name).to_string(index=False))
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Option(help="Folder, hub name, or organism; default: the profile's model.")] = "",
+    profile: ProfileOption = "gpu",
+    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of a GPU in GiB.")] = 80.0,
+    tflops: Annotated[float, typer.Option(min=0.01, help="Its peak dense bfloat16 arithmetic in TFLOP/s.")] = 312.0,
+    bandwidth: Annotated[float, typer.Option(min=0.01, help="Its memory bandwidth in TB/s.")] = 2.0,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")] = 0.4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of the longest alignment example.")] = 4096,
+    mean_length: Annotated[int, typer.Option(min=1, help="Mean tokens of an alignment example.")] = 1024,
+    mean_answer: Annotated[int, typer.Option(min=1, help="Mean tokens of a sampled answer.")] = 2048,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts whose hidden states are kept.")] = 8000,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="A profile setting, e.g. alignment.batch_size=4; repeatable."),
+    ] = None,
+) -> None:
+    """Parameters, memory, disk and time of a model, before anything is downloaded."""
+    from saferlrm.architectures import architecture
+    from saferlrm.estimate import Hardware
+    from saferlrm.estimate import estimate as make_estimate
+
+    settings = load_profile(profile, **_settings(set_ or []))
+    arch = architecture(model or settings.model)
+    hardware = Hardware(gpu_memory, tflops, bandwidth, utilisation)
+    made = make_estimate(arch, settings, hardware, length, mean_length, mean_answer, prompts)
+    table = Table("", "", "", "basis", title=f"{arch.name} ({arch.source}), profile {settings.name}", show_header=False)
+    table.columns[1].justify = "right"
+    group = ""
+    for line in made.lines:
+        if line.group != group:
+            group = line.group
+            table.add_section()
+            table.add_row(group, "", "", "", style="bold")
+        digits = f"{line.value:,.0f}" if line.value >= 100 or not line.unit else f"{line.value:.3g}"
+        table.add_row(f"  {line.what}", digits, line.unit, line.basis)
+    console.print(table)
+    if not any(line.basis.startswith("measured") for line in made.lines):
+        rule = f"estimated from --tflops {tflops:g} x --utilisation {utilisation:g}"
+        console.print(f"no measurement for this hardware; {rule}", soft_wrap=True)
+    for advice in made.advice:
+        console.print(f"does not fit: {advice}", soft_wrap=True)
 
 
 @app.command()
@@ -287,6 +322,16 @@ def _report(profile: str, shipped: bool) -> None:
     typer.echo(f"report:  {path}")
     for figure in figures:
         typer.echo(f"figure:  {figure}")
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise SaferlrmError(f"--set {pair} has no value; write for instance --set lambda_aux=1.0")
+        settings[key] = yaml.safe_load(value)
+    return settings
 
 
 def _typed_parameters(words: Sequence[str]) -> dict[str, str]:

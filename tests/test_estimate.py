@@ -1,0 +1,318 @@
+"""What a study costs: sizes against real models, real adapters, real caches and what autograd really keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from processes import start_python
+from safetensors import safe_open
+from tiny import write_tiny_lm
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
+
+from saferlrm.activations import extract
+from saferlrm.align.trainer import build_model
+from saferlrm.architectures import Architecture, architecture, published
+from saferlrm.cli import main
+from saferlrm.errors import SaferlrmError
+from saferlrm.estimate import (
+    Hardware,
+    alignment_memory,
+    estimate,
+    largest_batch,
+    layer_activation_bytes,
+    measurements,
+    sampling_memory,
+    states_bytes,
+    token_flops,
+    weight_bytes,
+)
+from saferlrm.lm import load_lm
+from saferlrm.profile import AlignmentSettings, load_profile
+
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+CONFIGS = {
+    "qwen2": Qwen2Config(**SMALL, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**SMALL, head_dim=24, tie_word_embeddings=True),
+    "llama": LlamaConfig(**SMALL, tie_word_embeddings=False),
+}
+# In billions, from the models' cards: all parameters, and those outside the embeddings.
+CARDS = {
+    "DeepSeek-R1-Distill-Qwen-1.5B": (1.78, 1.31),
+    "DeepSeek-R1-Distill-Qwen-7B": (7.62, 6.53),
+    "DeepSeek-R1-Distill-Llama-8B": (8.03, 6.98),
+    "DeepSeek-R1-Distill-Qwen-14B": (14.77, 13.2),
+    "Skywork-OR1-7B": (7.62, 6.53),
+    "Qwen3-0.6B": (0.6, 0.44),
+    "Qwen3-1.7B": (1.72, 1.4),
+    "Qwen3-4B": (4.02, 3.6),
+    "Qwen3-8B": (8.19, 6.95),
+    "Qwen3-14B": (14.77, 13.2),
+}
+
+
+def write_config(config: object, folder: Path) -> Architecture:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.to_dict() | {"architectures": [config.architectures[0]]}))
+    return architecture(str(folder))
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Architecture, Path]:
+    """Architecture and folder of a random model of a family, with a tokenizer."""
+    folder = write_tiny_lm(tmp_path / request.param)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(CONFIGS[request.param]).save_pretrained(folder)
+    return architecture(str(folder)), folder
+
+
+FAMILIES = pytest.mark.parametrize("small", list(CONFIGS), indirect=True)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_parameters_of_published_models_are_those_of_their_cards(name: str) -> None:
+    arch = architecture(name)
+    total, inner = CARDS[name]
+    assert arch.parameters / 1e9 == pytest.approx(total, abs=0.006)
+    outside = arch.parameters - arch.vocabulary * arch.hidden * (1 if arch.tied else 2)
+    assert outside / 1e9 == pytest.approx(inner, abs=0.05)
+    assert architecture(arch.name.lower()) == arch
+
+
+def test_every_published_model_has_a_card_here() -> None:
+    assert {name.partition("/")[2] for name in published()} == set(CARDS)
+
+
+@pytest.mark.parametrize(
+    "name", ["DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Llama-8B", "Qwen3-14B", "Qwen3-4B"]
+)
+def test_the_formula_counts_what_transformers_builds(name: str) -> None:
+    arch = architecture(name)
+    kind = LlamaConfig if "Llama" in name else Qwen3Config if "Qwen3" in name else Qwen2Config
+    config = kind(
+        vocab_size=arch.vocabulary,
+        hidden_size=arch.hidden,
+        intermediate_size=arch.intermediate,
+        num_hidden_layers=arch.layers,
+        num_attention_heads=arch.heads,
+        num_key_value_heads=arch.kv_heads,
+        head_dim=arch.head_size,
+        tie_word_embeddings=arch.tied,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == arch.parameters
+
+
+def test_the_organism_s_parameters_are_those_in_its_file() -> None:
+    arch = architecture("organism")
+    folder = Path(__file__).parents[1] / "saferlrm" / "organism" / "checkpoints" / "seed0"
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        stored = sum(weights.get_tensor(key).numel() for key in weights.keys())  # noqa: SIM118
+    assert arch.parameters == stored
+    assert architecture(str(folder)) == arch
+
+
+def test_other_families_are_built_without_memory(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"])
+    arch = write_config(config, tmp_path / "gpt2")
+    model = AutoModelForCausalLM.from_config(config)
+    assert arch.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert arch.tied
+    assert (arch.layers, arch.hidden, arch.kv_heads) == (2, 32, 4)
+
+
+@FAMILIES
+def test_a_real_adapter_has_the_parameters_that_were_counted(small: tuple[Architecture, Path]) -> None:
+    arch, folder = small
+    model = build_model(load_lm(folder, device="cpu"), AlignmentSettings(rank=4, lambda_aux=0.0), seed=0)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert arch.adapter_parameters(4) == sum(parameter.numel() for parameter in trained)
+    assert arch.parameters == sum(p.numel() for p in model.parameters()) - arch.adapter_parameters(4)
+
+
+@FAMILIES
+def test_a_real_cache_has_the_bytes_that_were_counted(small: tuple[Architecture, Path]) -> None:
+    arch, folder = small
+    lm, cache = load_lm(folder, device="cpu", dtype="bfloat16"), DynamicCache()
+    with torch.inference_mode():
+        lm.model(input_ids=torch.zeros((3, 40), dtype=torch.long), past_key_values=cache, use_cache=True)
+    kept = [states for layer in cache.layers for states in (layer.keys, layer.values)]
+    assert arch.cache_bytes(3, 40, 2) == sum(states.numel() * states.element_size() for states in kept)
+
+
+@FAMILIES
+@pytest.mark.parametrize(("dtype", "autocast"), [("bfloat16", True), ("bfloat16", False), ("float32", False)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_that_a_forward_pass_leaves_for_the_backward_pass_is_within_a_tenth(
+    small: tuple[Architecture, Path], dtype: str, autocast: bool, checkpointing: bool
+) -> None:
+    arch, folder = small
+    model = build_model(load_lm(folder, device="cpu", dtype=dtype), AlignmentSettings(rank=1, lambda_aux=0.0), seed=0)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.lm.enable_input_require_grads()
+    batch, length = 4, 192
+    tokens = torch.ones((batch, length), dtype=torch.long)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:  # noqa: SIM117
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            hidden, _ = model.hidden_states(tokens)
+    found = sum(event.self_cpu_memory_usage for event in recorded.events())  # allocated and not freed
+    assert hidden.requires_grad
+    expected = alignment_memory(arch, batch, length, 1, dtype, "none", checkpointing, autocast)["activations"]
+    if checkpointing:  # one layer in full comes on top only while it is computed again
+        expected -= batch * length * layer_activation_bytes(arch, dtype, autocast)
+    assert expected == pytest.approx(found, rel=0.1 if not checkpointing else 0.15)
+
+
+def test_states_on_disk_have_the_bytes_that_were_counted(tmp_path: Path) -> None:
+    folder = write_tiny_lm(tmp_path / "lm")
+    prompts = ["one", "two", "three"]
+    extract(load_lm(folder, device="cpu"), prompts, out=tmp_path / "states.npy")
+    header = 128
+    assert (tmp_path / "states.npy").stat().st_size - header == states_bytes(architecture(str(folder)), len(prompts))
+
+
+def test_four_bits_and_checkpointing_save_what_they_should() -> None:
+    arch = architecture("Qwen3-14B")
+    assert weight_bytes(arch, "bfloat16") == 2 * arch.parameters
+    assert 0.27 < weight_bytes(arch, "bfloat16", "4bit") / weight_bytes(arch, "bfloat16") < 0.37
+    kept, again = (alignment_memory(arch, 1, 4096, 16, checkpointing=on)["activations"] for on in (False, True))
+    assert again < kept / 10
+    full = sampling_memory(arch, 64, 2048)["key-value cache"]
+    assert full == pytest.approx(2 * sampling_memory(arch, 32, 2048)["key-value cache"])
+
+
+def test_arithmetic_follows_the_weights() -> None:
+    arch = architecture("DeepSeek-R1-Distill-Qwen-7B")
+    assert token_flops(arch, 0) == 2 * arch.multiplied
+    assert token_flops(arch, 0, training=True, checkpointing=True) == 6 * arch.multiplied
+    assert token_flops(arch, 4096) / token_flops(arch, 0) == pytest.approx(1.058, abs=0.002)
+
+
+def test_the_largest_batch_fits_and_the_next_does_not() -> None:
+    arch, card = architecture("DeepSeek-R1-Distill-Qwen-7B"), Hardware(memory=80)
+    most = largest_batch(card, lambda batch: alignment_memory(arch, batch, 4096, 16))
+    sizes = [sum(alignment_memory(arch, batch, 4096, 16).values()) for batch in (most, most + 1)]
+    assert sizes[0] <= card.usable < sizes[1]
+    assert most >= 1
+    assert largest_batch(Hardware(memory=8), lambda batch: alignment_memory(arch, batch, 4096, 16)) == 0
+
+
+def test_what_does_not_fit_comes_with_the_setting_to_change() -> None:
+    gpu = load_profile("gpu")
+    made = estimate(architecture("Qwen3-14B"), gpu, Hardware(memory=80), length=4096)
+    assert any("set alignment.batch_size to" in advice for advice in made.advice)
+    small = estimate(architecture("Qwen3-14B"), gpu, Hardware(memory=24), length=4096)
+    assert any("loading.quantization to 4bit" in advice for advice in small.advice)
+    smaller = load_profile(
+        "gpu", **{"alignment.batch_size": 1, "decoding.batch_size": 4, "decoding.max_new_tokens": 8192}
+    )
+    assert estimate(architecture("Qwen3-0.6B"), smaller, Hardware(memory=80), length=2048).advice == ()
+    with pytest.raises(SaferlrmError, match="holds 40960 tokens, fewer than 50000; set --length"):
+        estimate(architecture("Qwen3-8B"), gpu, length=50_000)
+
+
+def test_measured_throughput_takes_the_place_of_the_estimate(tmp_path: Path) -> None:
+    arch, gpu, table = architecture("DeepSeek-R1-Distill-Qwen-7B"), load_profile("gpu"), tmp_path / "table.json"
+    before = estimate(arch, gpu, table=table)
+    assert {line.basis.split()[0] for line in before.lines if line.group == "time"} == {"estimated"}
+    row = {"what": "alignment", "model": arch.name, "hardware": "one card", "tokens_per_second": 5000.0}
+    table.write_text(json.dumps({"rows": [row]}))
+    after = estimate(arch, gpu, table=table)
+    assert after.value("time", "alignment, tokens per second") == 5000.0
+    bases = [line.basis for line in after.lines if line.group == "time"]
+    assert bases[:2] == ["measured on one card"] * 2
+    assert all(basis.startswith("estimated") for basis in bases[2:])
+    table.write_text('{"rows": 3}')
+    with pytest.raises(SaferlrmError, match=r"run benchmarks/gpu\.py again"):
+        measurements(table)
+
+
+def saferlrm_command(*arguments: object) -> tuple[int, str, str]:
+    process = start_python("-m", "saferlrm", "estimate", *arguments, COLUMNS="160")
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_the_command_prints_every_number_with_its_basis() -> None:
+    status, out, err = saferlrm_command("--model", "DeepSeek-R1-Distill-Qwen-7B")
+    assert (status, err) == (0, "")
+    assert "7.62" in out
+    assert "alignment, batch 16 x 4096 tokens" in out
+    assert "exact" in out
+    assert "does not fit: alignment" in out
+    rows = [line for line in out.splitlines() if "\u2502" in line and line.count("\u2502") > 3]
+    assert all(
+        ("exact" in row or "estimated" in row or "measured" in row) for row in rows if any(map(str.isdigit, row[60:]))
+    )
+
+
+def test_a_published_model_needs_neither_torch_nor_a_hub() -> None:
+    script = (
+        "import sys; from saferlrm.cli import main\n"
+        "try: main(['estimate', '--model', 'Qwen3-8B'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    process = start_python("-c", script)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    cases = (
+        (("--model", tmp_path / "empty"), "has no config.json"),
+        (("--model", tmp_path / "broken"), "cannot be read"),
+        (("--model", "nobody/nothing"), "the model hub does not give it"),
+        (("--model", "Qwen3-8B", "--length", "99999"), "set --length"),
+        (("--model", "Qwen3-8B", "--profile", "x"), "unknown profile 'x'"),
+        (("--model", "Qwen3-8B", "--set", "alignment.batch_siz=4"), "did you mean"),
+        (("--model", "Qwen3-8B", "--tflops", "0"), "--tflops"),
+    )
+    for arguments, message in cases:
+        with pytest.raises(SystemExit) as end:
+            main(["estimate", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert (end.value.code, out) == (2, ""), arguments
+        assert message in err
+        assert err.count("\n") == 1
+
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+
+
+def test_the_gpu_benchmark_runs_on_a_small_model(tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    process = start_python(BENCHMARK, "--tiny", "--device", "cpu", "--out", out)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    rows = measurements(out)
+    assert [row["what"] for row in rows] == ["alignment", "sampling", "extraction"]
+    assert all(row["tokens_per_second"] > 0 and row["tflops"] > 0 and "--tiny" in row["command"] for row in rows)
+    assert rows[1]["mean_tokens"] == 12
+    assert rows[2]["bytes"] == states_bytes(architecture("organism"), 6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_benchmark_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
+    process = start_python(BENCHMARK, "--out", tmp_path / "none.json")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: no CUDA GPU here")
+    assert err.count("\n") == 1
