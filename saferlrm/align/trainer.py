@@ -428,9 +428,7 @@ def build_trainer(
         save_total_limit=1,
         remove_unused_columns=False,
         dataloader_pin_memory=not use_cpu,
-        # Every trained weight takes part in every step, and the buffers never change.
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
+        ddp_find_unused_parameters=False,  # every trained weight takes part in every step
         disable_tqdm=True,
         report_to="none",
         seed=seed,

@@ -148,7 +148,8 @@ class Mechanism(Evidence):
             with tempfile.TemporaryDirectory() as folder:
                 p = self.profile
                 align(
-                    self.model, labelled, settings, seed, folder, dtype=p.dtype, device=p.device, callbacks=[watch]
+                    self.model, labelled, settings, seed, folder, dtype=p.dtype, device=p.device, loading=p.loading,
+                    callbacks=[watch],
                 )  # fmt: skip
             table = watch.table()
             return table.assign(
