@@ -81,9 +81,6 @@ class _Team:
         import torch.distributed as dist
 
         self.environment = {name: os.environ[name] for name in LAUNCHER if name in os.environ}
-        # Of the precision, alignment.bf16 alone decides: a launcher's default must not change a result.
-        self.environment.pop("ACCELERATE_MIXED_PRECISION", None)
-        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         self.calls = 0

@@ -409,6 +409,8 @@ def build_trainer(
     use_cpu = lm.device.type == "cpu" if use_cpu is None else use_cpu
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
+    # Of the precision, alignment.bf16 alone decides, and not a launcher or a trainer before this one.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     steps = math.ceil(math.ceil(len(encoded) / settings.batch_size) * settings.epochs)
     every = max(1, steps // HISTORY_ROWS)
     arguments = TrainingArguments(
