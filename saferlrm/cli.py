@@ -24,7 +24,7 @@ from rich.table import Table
 
 import saferlrm
 from saferlrm.errors import SaferlrmError
-from saferlrm.profile import as_yaml, load_profile
+from saferlrm.profile import Profile, as_yaml, load_profile
 from saferlrm.store import Store, repository
 
 app = typer.Typer(
@@ -169,19 +169,37 @@ def stage(
     name: Annotated[str, typer.Argument(help="Name of a stage, see `saferlrm status`.")],
     profile: ProfileOption = "organism",
     seed: SeedOption = 0,
+    method: Annotated[
+        str, typer.Option(help="Only this method, e.g. presafe or presafe/few, of: aligned, scorecard, card.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="Folder or hub name of the model, instead of the profile's.")] = "",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A setting, e.g. alignment.micro_batch=2; repeatable.")
+    ] = None,
 ) -> None:
-    """Compute one stage and what it depends on, for instance under a cluster's scheduler."""
-    load_profile(profile)
+    """Compute one stage and what it depends on, for instance under a cluster's scheduler.
+
+    Under torchrun or accelerate launch, alignment trains in all processes; see scripts/slurm_array.sh.
+    """
+    changes = _changed_settings(setting or [], "alignment.micro_batch=2") | ({"model": model} if model else {})
+    settings = load_profile(profile, **changes)
+    from saferlrm.distributed import lead
+
+    lead(lambda: _stage(name, settings, seed, method))
+
+
+def _stage(name: str, settings: Profile, seed: int, method: str) -> None:
     from saferlrm.study import Study
 
     stages = Study.stages()
-    if name not in stages:
+    if name not in stages and not method:
         raise SaferlrmError(f"unknown stage '{name}'; choose from {', '.join(stages)}")
-    clock = time.perf_counter()
-    result = stages[name](Study(profile), seed)
+    study, clock = Study(settings), time.perf_counter()
+    result = study.stage_of_method(name, method, seed) if method else stages[name](study, seed)
     # A stage returns its artefact, or what it reads from it.
     where = f" -> {result.path}" if hasattr(result, "path") else ""
-    typer.echo(f"{name} (seed {seed}): {time.perf_counter() - clock:.1f} s{where}")
+    which = f"{method}, seed {seed}" if method else f"seed {seed}"
+    typer.echo(f"{name} ({which}): {time.perf_counter() - clock:.1f} s{where}")
 
 
 @app.command()
@@ -208,7 +226,8 @@ def control(
     profile: ProfileOption = "organism",
 ) -> None:
     """Train and evaluate one control at other settings, beside plain fine-tuning at the same settings."""
-    differs = {key.removeprefix("alignment."): value for key, value in _settings(setting or []).items()}
+    changes = _changed_settings(setting or [], "lambda_aux=1.0")
+    differs = {key.removeprefix("alignment."): value for key, value in changes.items()}
     if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
         raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
     load_profile(profile)
@@ -241,7 +260,7 @@ def estimate(
     from saferlrm.estimate import Hardware
     from saferlrm.estimate import estimate as make_estimate
 
-    settings = load_profile(profile, **_settings(set_ or []))
+    settings = load_profile(profile, **_changed_settings(set_ or [], "alignment.batch_size=4"))
     arch = architecture(model or settings.model)
     hardware = Hardware(gpu_memory, tflops, bandwidth, utilisation)
     made = make_estimate(arch, settings, hardware, length, mean_length, mean_answer, prompts)
@@ -324,16 +343,6 @@ def _report(profile: str, shipped: bool) -> None:
         typer.echo(f"figure:  {figure}")
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, found, value = pair.partition("=")
-        if not found:
-            raise SaferlrmError(f"--set {pair} has no value; write for instance --set lambda_aux=1.0")
-        settings[key] = yaml.safe_load(value)
-    return settings
-
-
 def _typed_parameters(words: Sequence[str]) -> dict[str, str]:
     typed: dict[str, str] = {}
     for word in words:
@@ -342,6 +351,17 @@ def _typed_parameters(words: Sequence[str]) -> dict[str, str]:
             raise SaferlrmError(f"-p {word}: write -p KEY=VALUE, for instance -p seed=1")
         typed[key] = value
     return typed
+
+
+def _changed_settings(pairs: Sequence[str], example: str) -> dict[str, Any]:
+    """Settings of ``--set KEY=VALUE``, with values as in YAML."""
+    changes = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise SaferlrmError(f"--set {pair} has no value; write for instance --set {example}")
+        changes[key] = yaml.safe_load(value)
+    return changes
 
 
 def _stages() -> dict[str, Any]:

@@ -79,6 +79,9 @@ class AlignmentSettings(Settings):
         n_decision: prompts with a decision of the classifier and no answer, for the methods that use them.
         benign_thoughts: thinking mode in which the benign examples are answered: how long their thoughts are.
         head_layer: index into the hidden states: 1 to the number of layers, or -1 for the last.
+        batch_size: examples of one optimiser step, over all processes.
+        micro_batch: of these so many go through the model of one process at once; by default all. Less memory, the
+            same numbers.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, about a third more time.
     """
 
@@ -99,6 +102,7 @@ class AlignmentSettings(Settings):
     head_learning_rate: Rate = 1e-2
     epochs: Annotated[int, Field(ge=1, le=100)] = 3
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     bf16: bool = False

@@ -16,6 +16,8 @@ from transformers.utils import logging
 
 from saferlrm.progress import track
 
+FILLER = -1  # index of a row that carries no loss: every process takes part in every step
+
 
 class LengthBucketSampler(Sampler[int]):
     """Indices such that consecutive runs of ``batch_size`` have similar lengths, in random order.
@@ -23,22 +25,41 @@ class LengthBucketSampler(Sampler[int]):
     Differs from transformers' ``group_by_length`` in two ways: the batches are shuffled after sorting, so
     that long texts do not all come first, and the order depends on (seed, epoch) alone, so that a resumed
     run sees the batches of an uninterrupted one.
+
+    With ``world_size`` processes ``batch_size`` is still that of one optimiser step. The rows of a batch are dealt out
+    in turn, so that every process gets long and short ones, and stand in the order in which accelerate hands them on:
+    ``batch_size / world_size`` consecutive indices to each process. The last batch is filled up with ``FILLER``.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, megabatch: int = 50) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, megabatch: int = 50, world_size: int = 1
+    ) -> None:
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.megabatch = megabatch
+        self.world_size = world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        n = len(self.lengths)
+        return n if self.world_size == 1 else -(-n // self.batch_size) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
+        if self.world_size == 1:
+            yield from self._order()
+            return
+        order = list(self._order())
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            batch += [FILLER] * (self.batch_size - len(batch))
+            for rank in range(self.world_size):
+                yield from batch[rank :: self.world_size]
+
+    def _order(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         n_full = len(order) // self.batch_size * self.batch_size
@@ -78,6 +99,9 @@ class ProgressCallback(TrainerCallback):
         self.description = description
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = iter(())
+        if not state.is_world_process_zero:
+            return
         steps = range(state.global_step, state.max_steps)
         self.bar = iter(track(steps, self.description, total=len(steps)))
         next(self.bar, None)

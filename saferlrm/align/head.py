@@ -42,7 +42,7 @@ class AuxiliaryHead(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         # In float32 also under autocast: the safety gradient is small beside the language-modelling one.
         with torch.autocast(latent.device.type, enabled=False):
-            normed = self.norm(latent.float())
+            normed = self.norm(latent.to(self.linear.weight.device).float())
             if self.linear.out_features == 1:
                 return self.linear(normed).squeeze(-1)
             return (normed * self.linear.weight).sum(-1) + self.linear.bias
@@ -68,21 +68,28 @@ def read_latent(hidden: Tensor, span: Tensor) -> Tensor:
     return torch.einsum("btd,bt->bd", hidden, inside.to(hidden.dtype)) / width.unsqueeze(-1).to(hidden.dtype)
 
 
-def binary_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
+def binary_loss(logits: Tensor, soft_labels: Tensor, n_labelled: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of logits [batch] against probabilities [batch]; below 0 is no label.
 
-    Logits of several heads, [batch, spans], are all held against the same probability.
+    Logits of several heads, [batch, spans], are all held against the same probability. With ``n_labelled`` [] the sum
+    is divided by that many examples instead: those of the batch of which this one is a part.
     """
+    n = None if n_labelled is None else n_labelled * (logits.shape[1] if logits.ndim > 1 else 1)
     if logits.ndim > soft_labels.ndim:
         soft_labels = soft_labels.unsqueeze(-1).expand_as(logits)
     counts = soft_labels >= 0
     losses = F.binary_cross_entropy_with_logits(logits, soft_labels.clamp(min=0), reduction="none")
     # A batch without labels gives 0 with a graph: every process of a distributed run must have gradients.
-    return (losses * counts).sum() / counts.sum().clamp(min=1)
+    return (losses * counts).sum() / (counts.sum() if n is None else n).clamp(min=1)
 
 
 def auxiliary_loss(
-    head: AuxiliaryHead, hidden: Tensor, span: Tensor, soft_labels: Tensor, detach: bool = False
+    head: AuxiliaryHead,
+    hidden: Tensor,
+    span: Tensor,
+    soft_labels: Tensor,
+    detach: bool = False,
+    n_labelled: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss [] and logits [batch] of the head on hidden states [batch, length, d].
 
@@ -90,10 +97,11 @@ def auxiliary_loss(
         span: tokens [start, end) that the head reads in each row, int64 [batch, 2].
         soft_labels: probabilities of refusal [batch]; below 0 means unlabelled.
         detach: cut the gradient to the latents. The head still learns, the model does not: a control.
+        n_labelled: see :func:`binary_loss`.
     """
     latent = read_latent(hidden, span)
     logits = head(latent.detach() if detach else latent)
-    return binary_loss(logits, soft_labels), logits
+    return binary_loss(logits, soft_labels, n_labelled), logits
 
 
 class Losses(NamedTuple):
@@ -127,19 +135,35 @@ class SupervisedModel(nn.Module):
         check_logits_are_plain(base)
         self.n_layers = len(decoder_blocks(base))
         self.layer = resolve_layer(layer, self.n_layers)
+        # Which modules FSDP shards one by one; the wrapper of the wrapped model has to say so.
+        self._no_split_modules = base._no_split_modules
 
-    def forward(self, input_ids: Tensor, labels: Tensor, head_span: Tensor, soft_label: Tensor) -> Losses:
-        """Losses of one batch; shapes as in :class:`saferlrm.align.data.Collator`."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        head_span: Tensor,
+        soft_label: Tensor,
+        counts: Tensor | None = None,
+    ) -> Losses:
+        """Losses of one batch; shapes as in :class:`saferlrm.align.data.Collator`.
+
+        Args:
+            counts: target tokens and labelled examples, int64 [2], of the whole batch of which this is a part: what
+                both sums are divided by, so that the parts' losses add up to the batch's. ``None``: it is whole.
+        """
         last, inner = self.hidden_states(input_ids)
         # The state at position t predicts token t + 1.
-        targets = labels[:, 1:]
+        targets = labels[:, 1:].to(last.device)
         chosen = targets != IGNORE
         logits = base_model(self.lm).get_output_embeddings()(last[:, :-1][chosen])
         total = F.cross_entropy(logits.float(), targets[chosen], reduction="sum")
-        lm_loss = total / chosen.sum().clamp(min=1)
+        lm_loss = total / (chosen.sum() if counts is None else counts[0]).clamp(min=1)
         if self.head is None:
             return Losses(lm_loss, None, None, None)
-        aux_loss, decision = auxiliary_loss(self.head, inner, head_span, soft_label, self.detach)
+        aux_loss, decision = auxiliary_loss(
+            self.head, inner, head_span, soft_label, self.detach, None if counts is None else counts[1]
+        )
         labelled = soft_label >= 0
         decision = decision if decision.ndim == 1 else decision[:, 0]
         correct = (((decision > 0) == (soft_label > 0.5)) & labelled).sum()
@@ -164,9 +188,15 @@ class SupervisedModel(nn.Module):
             handle.remove()
         return last, caught[0]
 
-    def gradient_checkpointing_enable(self, **options: object) -> None:
-        """Passed on to the language model, for the Trainer's ``gradient_checkpointing``."""
-        base_model(self.lm).gradient_checkpointing_enable(**options)
+    def checkpoint_activations(self) -> None:
+        """Compute each decoder layer again in the backward pass instead of keeping its activations.
+
+        Without re-entry into autograd: the state that the head reads leaves a layer by a hook, and the re-entrant kind
+        computes the layer without a graph.
+        """
+        base = base_model(self.lm)
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:

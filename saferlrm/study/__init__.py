@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from saferlrm.conditions import BEFORE
+from saferlrm.conditions import BEFORE, condition
+from saferlrm.errors import SaferlrmError
 from saferlrm.study.base import shipped_organism
 from saferlrm.study.controls import Controls
 from saferlrm.study.mechanism import Mechanism
@@ -61,3 +62,18 @@ class Study(Probing, Controls, Mechanism):
             "truncation": lambda study, seed: study.truncation(),
             "organisms": lambda study, seed: study.organisms(),
         }
+
+    def stage_of_method(self, name: str, method: str, seed: int) -> Any:
+        """One stage of one method and alignment seed: ``aligned``, ``scorecard`` or the light ``card``.
+
+        ``method`` is a condition's name, e.g. ``presafe``, ``presafe/few`` or ``before``, which has no ``aligned``.
+        """
+        one = condition(method)
+        if name == "card":
+            return self.card(one, seed)
+        if name == "scorecard":
+            return self.of(one).scorecard(one.method, None if one.method == BEFORE else seed)
+        if name == "aligned" and one.method != BEFORE:
+            return self.trained(one, seed)
+        wanted = "the model before alignment has no 'aligned'" if name == "aligned" else f"'{name}' has no methods"
+        raise SaferlrmError(f"{wanted}; with --method, the stage is one of aligned, scorecard, card")

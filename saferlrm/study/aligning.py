@@ -226,6 +226,7 @@ class Aligning(Deciding):
                 folder,
                 dtype=self.profile.dtype,
                 device=self.profile.device,
+                loading=self.profile.loading,
             )
 
         declared = {

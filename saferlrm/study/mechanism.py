@@ -160,7 +160,10 @@ class Mechanism(Evidence):
             # Not in the stage's folder: a run that went on from a checkpoint would lack its first measurements.
             with tempfile.TemporaryDirectory() as work:
                 p = self.profile
-                align(self.model, labelled, settings, seed, work, dtype=p.dtype, device=p.device, callbacks=[watch])
+                align(
+                    self.model, labelled, settings, seed, work, dtype=p.dtype, device=p.device, loading=p.loading,
+                    callbacks=[watch],
+                )  # fmt: skip
             table = watch.table()
             table.assign(epoch=table["step"] / steps * settings.epochs).to_parquet(folder / "rows.parquet", index=False)
 

@@ -1,0 +1,105 @@
+"""Two processes train what one trains: the same rows, losses, gradients, adapter; also when killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from align_in_process import EXAMPLES
+from processes import start_python
+from safetensors.torch import load_file
+
+from saferlrm.align import align
+from saferlrm.errors import SaferlrmError
+from saferlrm.profile import AlignmentSettings
+from saferlrm.training import FILLER, LengthBucketSampler
+
+WORKER = Path(__file__).parent / "align_in_process.py"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+# Weights are of the order of 0.1; sums in another order change their last bits.
+TOLERANCE = {"rtol": 0, "atol": 1e-6}
+
+
+def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    process = start_python(*arguments, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), **environment)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal adapters and equal losses, norms and accuracies at every step."""
+    first, second = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **TOLERANCE)
+    rows, others = (json.loads((folder / "history.json").read_text()) for folder in (one, other))
+    assert len(rows) == len(others)
+    for row, same in zip(rows, others, strict=True):
+        assert same == pytest.approx(row, rel=1e-5, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def one_process(tiny_lm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one") / "out"
+    status, printed, err = run(WORKER, tiny_lm_folder, out)
+    assert status == 0, err
+    assert "processes: 1, sharded: False" in printed
+    return out
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 19, 33])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_processes_rows_of_a_step_are_together_the_batch_of_one_process(n: int, world_size: int) -> None:
+    lengths = [(7 * i) % 23 for i in range(n)]
+    alone, shared = (LengthBucketSampler(lengths, 8, seed=3, megabatch=2, world_size=w) for w in (1, world_size))
+    for sampler in (alone, shared):
+        sampler.set_epoch(2)
+    order, dealt = list(alone), list(shared)
+    assert len(shared) == len(dealt)
+    for start in range(0, len(dealt), 8):
+        rows = dealt[start : start + 8]
+        assert sorted(i for i in rows if i != FILLER) == sorted(order[start : start + 8])
+    assert sorted(i for i in dealt if i != FILLER) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [(TORCHRUN, ["micro_batch=1"]), (ACCELERATE, ["fsdp=true", "gradient_checkpointing=true", "micro_batch=1"])],
+    ids=["ddp", "fsdp"],
+)
+def test_two_processes_killed_and_started_again_end_as_one_that_ran_through(
+    tiny_lm_folder: Path, tmp_path: Path, one_process: Path, launcher: tuple[str, ...], options: list[str]
+) -> None:
+    status, _, _ = run(*launcher, WORKER, tiny_lm_folder, tmp_path, "kill_at=7", *options)
+    assert status != 0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-4"]
+    assert not (tmp_path / "adapter").exists()
+    status, printed, err = run(*launcher, WORKER, tiny_lm_folder, tmp_path, *options)
+    assert status == 0, err
+    assert printed.count(f"processes: 2, sharded: {'fsdp=true' in options}") == 2
+    assert_same_run(one_process, tmp_path)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_one_line(tiny_lm_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SaferlrmError, match=r"alignment.batch_size=4 cannot be shared out over 3 .* a multiple of 3"):
+        align(tiny_lm_folder, EXAMPLES, AlignmentSettings(batch_size=4), 0, tmp_path)
+
+
+def test_the_slurm_template_is_valid_and_refuses_a_line_it_cannot_read(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "scripts" / "slurm_array.sh"
+    (tmp_path / "tasks.txt").write_text("Qwen/Qwen3-8B presafe 0\nQwen/Qwen3-8B presafe\n")
+    done = subprocess.run(
+        ["bash", script, tmp_path / "tasks.txt"],
+        env=os.environ | {"SLURM_ARRAY_TASK_ID": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "write MODEL METHOD SEED" in done.stderr
