@@ -220,8 +220,8 @@ class DataSettings(Settings):
         reasoning: problems with known answers.
         train_harmful, train_benign: what classifier, probes and alignment learn from. Prompts that also stand in a
             suite, word for word or nearly, are left out.
-        near_duplicate: two prompts are the same from this Jaccard similarity of their word 3-grams on. One word changed
-            in twelve leaves 0.54.
+        near_duplicate: two prompts are the same from this Jaccard similarity of their word 3-grams on; one word changed
+            in ten leaves just that.
         files: local file of a data set by its name, where the folder calls it otherwise.
         allow_fewer: a data set with fewer rows than published is used, and said, instead of refused.
         least_share: if no more prompts can be had, the share of ``alignment.n_harmful`` and ``n_benign`` with which
@@ -237,7 +237,7 @@ class DataSettings(Settings):
     reasoning: DatasetNames = ()
     train_harmful: DatasetNames = ()
     train_benign: DatasetNames = ()
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.4
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.45
     files: dict[str, str] = {}
     allow_fewer: bool = False
     least_share: Rate = 1.0

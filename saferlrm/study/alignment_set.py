@@ -135,9 +135,10 @@ class AlignmentSet(Deciding):
         return kept[:n], +found  # without the reasons that never occurred
 
     def _reasons(self, prompts: Sequence[Prompt], replies: Sequence[Answer]) -> list[str]:
-        return [
-            verdict_or_defect(judge(p, r.answer, r.truncated).verdict, r) for p, r in zip(prompts, replies, strict=True)
-        ]
+        verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(prompts, replies, strict=True)]
+        if self.profile.data.source == "synthetic":
+            return verdicts  # the world's judge has words for these defects: truncated and babble
+        return [verdict_or_defect(verdict, reply) for verdict, reply in zip(verdicts, replies, strict=True)]
 
     def _fit(self, group: list[Prompt], mode: ThinkingMode) -> list[bool]:
         """Which prompts leave room in the model's context; of a model behind a server it is not known."""

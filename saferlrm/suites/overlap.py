@@ -19,9 +19,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 from saferlrm.suites.types import Prompt
 
 KINDS = ("exact", "normalised", "near")
-# One word changed in a request of twelve leaves 0.54, in one of nine 0.40. Between the harmful training and validation
-# requests of refusal_direction, 0.4 finds the two pairs that a reader would call the same, 0.7 neither.
-NEAR_DUPLICATE = 0.4
+# One word changed in a request of ten leaves 5 of 11 shingles, 0.4545. Between the harmful training and validation
+# requests of refusal_direction, 0.45 finds the two pairs that a reader would call the same, 0.7 neither, and 0.4 also
+# requests that share a form of words only.
+NEAR_DUPLICATE = 0.45
 _ROWS = 2048  # training prompts compared at once: bounds memory
 
 

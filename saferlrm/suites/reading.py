@@ -72,7 +72,9 @@ def download(name: str, hub: str, file: str, revision: str, gated: bool = False)
         raise SaferlrmError(_gated(name, hub)) from None
     except errors.RevisionNotFoundError:
         raise SaferlrmError(f"revision {revision[:12]} of {hub} is gone from the hub; update it, {_LOCAL}") from None
-    except errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.HfHubHTTPError):  # it answered, but not with the file
+            raise SaferlrmError(_failed(name, error.__cause__)) from None
         raise SaferlrmError(
             f"cannot reach the model hub for {name} ({hub}), and it is not in the cache; go online, {_LOCAL}"
         ) from None
@@ -85,7 +87,7 @@ def download(name: str, hub: str, file: str, revision: str, gated: bool = False)
         missing = f"the hub has no data set {hub}, or hides it; log in, {_LOCAL}"
         raise SaferlrmError(_gated(name, hub) if gated else missing) from None
     except (errors.HfHubHTTPError, OSError) as error:
-        raise SaferlrmError(f"the model hub failed for {name} ({_short(error)}); try again later, {_LOCAL}") from None
+        raise SaferlrmError(_failed(name, error)) from None
 
 
 def fetch(name: str, url: str) -> Path:
@@ -96,9 +98,11 @@ def fetch(name: str, url: str) -> Path:
     disable_progress_bars()
     try:
         return Path(DownloadManager(dataset_name=name).download(url))
-    except FileNotFoundError:
-        raise SaferlrmError(f"the file of {name} is gone from {url}; update the registry, {_LOCAL}") from None
     except Exception as error:  # the client underneath has many kinds of network errors
+        # An address that cannot be reached is a missing file too, for another reason.
+        unreachable = any(isinstance(e, OSError) and not isinstance(e, FileNotFoundError) for e in _chain(error))
+        if isinstance(error, FileNotFoundError) and not unreachable:
+            raise SaferlrmError(f"the file of {name} is gone from {url}; update the registry, {_LOCAL}") from None
         raise SaferlrmError(f"cannot fetch {name} from {url} ({_short(error)}); go online, {_LOCAL}") from None
 
 
@@ -116,8 +120,12 @@ def load_repository(name: str, hub: str, config: str | None, split: str, revisio
         raise SaferlrmError(f"{problem}; log in or update the registry, {_LOCAL}") from None
     except Exception as error:  # network, cache and format have many kinds of errors
         raise SaferlrmError(
-            f"cannot get {name} ({hub}) from the model hub ({_short(_root(error))}); go online, {_LOCAL}"
+            f"cannot get {name} ({hub}) from the model hub ({_short(_chain(error)[-1])}); go online, {_LOCAL}"
         ) from None
+
+
+def _failed(name: str, error: BaseException) -> str:
+    return f"the model hub failed for {name} ({_short(error)}); try again later, {_LOCAL}"
 
 
 def _gated(name: str, hub: str) -> str:
@@ -156,7 +164,9 @@ def read(path: Path, suffix: str | None = None) -> pd.DataFrame:
                 BUILDERS[suffix], data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
             ).to_pandas()
     except Exception as error:  # parsers raise whatever they like
-        raise SaferlrmError(f"cannot read {path.name} ({_short(_root(error))}); mend or replace the file") from None
+        if "corresponds to no data" in str(error):
+            raise SaferlrmError(f"{path.name} is empty: it has no rows; replace it") from None
+        raise SaferlrmError(f"cannot read {path.name} ({_short(_chain(error)[-1])}); mend or replace the file") from None
     return rows
 
 
@@ -180,10 +190,12 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, latest first."""
+    found = [error]
+    while (before := found[-1].__cause__ or found[-1].__context__) is not None:
+        found.append(before)
+    return found
 
 
 def _short(error: BaseException) -> str:
