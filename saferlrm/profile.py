@@ -224,7 +224,12 @@ class DataSettings(Settings):
         reasoning: problems with known answers.
         train_harmful, train_benign: what classifier, probes and alignment learn from. Prompts that also stand in a
             suite, word for word or nearly, are left out.
-        near_duplicate: two prompts are the same above this Jaccard similarity of their word 3-grams.
+        near_duplicate: two prompts are the same from this Jaccard similarity of their word 3-grams on; one word changed
+            in ten leaves just that.
+        files: local file of a data set by its name, where the folder calls it otherwise.
+        allow_fewer: a data set with fewer rows than published is used, and said, instead of refused.
+        least_share: if no more prompts can be had, the share of ``alignment.n_harmful`` and ``n_benign`` with which
+            the study goes on; 1 is an error instead.
     """
 
     source: Literal["synthetic", "published"] = "synthetic"
@@ -236,7 +241,10 @@ class DataSettings(Settings):
     reasoning: DatasetNames = ()
     train_harmful: DatasetNames = ()
     train_benign: DatasetNames = ()
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.7
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.45
+    files: dict[str, str] = {}
+    allow_fewer: bool = False
+    least_share: Rate = 1.0
 
     @model_validator(mode="after")
     def _names_data(self) -> DataSettings:

@@ -1,4 +1,4 @@
-"""The alignment set, its labels, the alignment runs and their scorecards."""
+"""The labels of the alignment set, the alignment runs and their scorecards."""
 
 from __future__ import annotations
 
@@ -17,95 +17,18 @@ from saferlrm.align.rewrites import HINT
 from saferlrm.align.trainer import align
 from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE
-from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
-from saferlrm.judges import is_refusal, judge
+from saferlrm.judges import is_refusal
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings
 from saferlrm.store import Artefact
+from saferlrm.study.alignment_set import AlignmentSet
 from saferlrm.study.base import digest
-from saferlrm.study.deciding import Deciding
-from saferlrm.suites import synthetic
 
 
-class Aligning(Deciding):
+class Aligning(AlignmentSet):
     """Stages of auxiliary-supervision fine-tuning and its evaluation."""
-
-    def alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
-        """The self-generated alignment set and the table of what was kept and dropped.
-
-        Harmful prompts keep the model's own refusal without thinking, benign ones its own thought and answer with
-        thinking. A harmful prompt that was not refused and a benign one that was not answered are dropped.
-        """
-        a = self.profile.alignment
-        settings = {
-            "model": self.model_key,
-            "n_harmful": a.n_harmful,
-            "n_benign": a.n_benign,
-            "benign_thoughts": a.benign_thoughts,
-            "data_seed": self.profile.data_seed,
-            "decoding": asdict(self.decoding()),
-            "dtype": self.profile.dtype,
-        }
-
-        def build(folder: Path) -> None:
-            examples, counts = self._generate_alignment_set()
-            (folder / "examples.json").write_text(
-                json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False)
-            )
-            counts.to_parquet(folder / "counts.parquet", index=False)
-
-        path = self.stage(
-            "alignment_set",
-            settings,
-            {},
-            build,
-            "saferlrm.judges",
-            "saferlrm.generate",
-            "saferlrm.suites.synthetic",
-        ).path
-        examples = [AlignmentExample(**row) for row in json.loads((path / "examples.json").read_text())]
-        return examples, pd.read_parquet(path / "counts.parquet")
-
-    def _generate_alignment_set(self) -> tuple[list[AlignmentExample], pd.DataFrame]:
-        a = self.profile.alignment
-        # A quarter more than needed, because some answers are dropped; without the model's own thoughts, most are.
-        spare = [
-            n + n // 4 + 8 if n else 0
-            for n in (a.n_harmful, a.n_benign if a.benign_thoughts == "on" else 3 * a.n_benign)
-        ]
-        prompts = synthetic.training_prompts(*spare, self.profile.data_seed, "alignment")
-        harmful, benign = [p for p in prompts if p.harmful], [p for p in prompts if not p.harmful]
-        examples: list[AlignmentExample] = []
-        counts = []
-        for source, group, mode, wanted, n in (
-            ("harmful", harmful, "off", "refusal", a.n_harmful),
-            ("benign", benign, a.benign_thoughts, "compliance", a.n_benign),
-        ):
-            replies = self.answers(group, mode, f"alignment answers ({source})")
-            verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(group, replies, strict=True)]
-            kept = [
-                AlignmentExample(p.id, p.text, None if source == "harmful" else r.thought, r.answer, None, source)
-                for p, r, v in zip(group, replies, verdicts, strict=True)
-                if v == wanted
-            ][:n]
-            if len(kept) < n:
-                raise SaferlrmError(
-                    f"only {len(kept)} of {len(group)} {source} prompts got a usable answer "
-                    f"but alignment.n_{source} is {n}; lower it"
-                )
-            examples += kept
-            for verdict in sorted(set(verdicts)):
-                counts.append(
-                    {
-                        "source": source,
-                        "verdict": verdict,
-                        "n": verdicts.count(verdict),
-                        "kept": verdict == wanted,
-                    }
-                )
-        return examples, pd.DataFrame(counts)
 
     def soft_labels(self) -> np.ndarray:
         """The classifier's p(refuse) for each example of the alignment set."""
@@ -166,7 +89,7 @@ class Aligning(Deciding):
     def decision_prompts(self) -> tuple[AlignmentExample, ...]:
         """Further training prompts with the classifier's p(refuse) and no answer."""
         n = self.profile.alignment.n_decision
-        prompts = synthetic.training_prompts(n - n // 2, n // 2, self.profile.data_seed, "decision_only")
+        prompts = self.training_prompts(n - n // 2, n // 2, "decision_only")
 
         def build(folder: Path) -> None:
             labels = predict(self.classifier(), [p.text for p in prompts]) if prompts else []
@@ -272,7 +195,7 @@ class Aligning(Deciding):
         settings = {
             "model": self.model_key,
             "suite_size": p.suite_size,
-            "data_seed": p.data_seed,
+            **self.data_key,
             "modes": list(p.modes),
             "decoding": asdict(self.decoding()),
             "dtype": p.dtype,

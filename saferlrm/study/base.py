@@ -32,7 +32,7 @@ from saferlrm.store import (
     repository,
     write_json,
 )
-from saferlrm.suites import synthetic
+from saferlrm.suites.source import Source, source_of
 from saferlrm.suites.types import Prompt
 
 
@@ -131,13 +131,40 @@ class Base:
 
     @cached_property
     def _suites(self) -> dict[str, list[Prompt]]:
-        p = self.profile
-        return {name: synthetic.build_suite(name, p.suite_size, p.data_seed) for name in synthetic.SUITE_NAMES}
+        return self.source.suites()
+
+    @cached_property
+    def source(self) -> Source:
+        """Where all prompts come from: the organism's world or published data sets."""
+        return source_of(self.profile)
+
+    @property
+    def data_key(self) -> dict[str, Any]:
+        """What stands for the prompts in the settings of a stage that does not declare their text."""
+        return self.source.key()
+
+    def training_prompts(self, n_harmful: int, n_benign: int, role: str) -> list[Prompt]:
+        """Prompts for training, harmful ones first; different roles have different ones.
+
+        Args:
+            role: ``classifier``, ``probe``, ``alignment``, ``decision_only``, ``steering`` or ``validation``.
+
+        Raises:
+            SaferlrmError: published sets hold too few for the role.
+        """
+        return self.source.training_prompts(n_harmful, n_benign, role)
 
     def probe_prompts(self) -> list[Prompt]:
         """The training prompts that probes learn from, half of them harmful."""
-        n, seed = self.profile.probe.n_train, self.profile.data_seed
-        return synthetic.training_prompts(n - n // 2, n // 2, seed, "probe")
+        n = self.profile.probe.n_train
+        return self.training_prompts(n - n // 2, n // 2, "probe")
+
+    def overlap_report(self) -> pd.DataFrame:
+        """Training prompts with a twin in an evaluation suite, by suite and kind, and whether they were left out.
+
+        Columns of :func:`saferlrm.suites.overlap.report`, and ``left_out``.
+        """
+        return self.source.overlap_report()
 
     def decoding(self, max_new_tokens: int | None = None) -> Decoding:
         """The profile's decoding settings, the same for every mode and method."""

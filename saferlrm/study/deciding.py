@@ -27,7 +27,7 @@ class Deciding(Base):
         Columns ``prompt_id``, ``text``, ``harmful``, ``family``, ``verdict``, ``refused``, ``answer``.
         """
         n = self.profile.classifier.n_prompts
-        prompts = synthetic.training_prompts(n - n // 2, n // 2, self.profile.data_seed, "classifier")
+        prompts = self.training_prompts(n - n // 2, n // 2, "classifier")
         return self._decide("decisions", prompts, {"n_prompts": n})
 
     def test_decisions(self) -> pd.DataFrame:
@@ -104,7 +104,7 @@ class Deciding(Base):
     def _decide(self, stage: str, prompts: list[Prompt], settings: dict[str, Any]) -> pd.DataFrame:
         settings = settings | {
             "model": self.model_key,
-            "data_seed": self.profile.data_seed,
+            **self.data_key,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
         }

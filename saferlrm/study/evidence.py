@@ -169,7 +169,7 @@ class Evidence(Aligning):
             "model": self.model_key,
             "suite_size": p.suite_size,
             "first": p.evidence.suite_size,
-            "data_seed": p.data_seed,
+            **self.data_key,
             "dtype": p.dtype,
             "decoding": asdict(self.decoding()),
         }

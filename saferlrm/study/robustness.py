@@ -22,6 +22,7 @@ from saferlrm.lm import LanguageModel
 from saferlrm.safe_at_k import safe_at_k_table
 from saferlrm.study.evidence import Evidence, runs, tidy
 from saferlrm.suites import synthetic
+from saferlrm.suites.source import N_DIRECTION, N_VALIDATION
 from saferlrm.suites.types import Prompt
 
 BASES = (BEFORE, "sft", "presafe")
@@ -35,7 +36,6 @@ LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
 # Of the first organism it was seen that labelled prompts without answers help; the others test it.
 FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")
 SAMPLED_SEEDS = 3  # alignment seeds of the models that are sampled (at most)
-N_DIRECTION, N_VALIDATION = 128, 32  # harmful prompts of each kind for the rivals, and as many benign ones (at most)
 Tables = Callable[[LanguageModel], Iterator[pd.DataFrame]]
 
 
@@ -62,10 +62,10 @@ class Robustness(Evidence):
         """
         p = self.profile
         n = min(N_DIRECTION, p.probe.n_train // 2)
-        train = synthetic.training_prompts(n, n, p.data_seed, "steering")
+        train = self.training_prompts(n, n, "steering")
         used = {prompt.text.lower() for prompt in train}
         wanted = min(N_VALIDATION, p.evidence.suite_size)
-        drawn = synthetic.training_prompts(3 * wanted, 3 * wanted, p.data_seed, "validation")
+        drawn = self.training_prompts(3 * wanted, 3 * wanted, "validation")
         fresh = [prompt for prompt in drawn if prompt.text.lower() not in used]
         validation = [
             prompt for harmful in (True, False) for prompt in [q for q in fresh if q.harmful == harmful][:wanted]
