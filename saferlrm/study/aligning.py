@@ -20,13 +20,14 @@ from saferlrm.conditions import BEFORE
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
-from saferlrm.judges import is_refusal, judge
+from saferlrm.judges import refusal_class
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings
 from saferlrm.store import Artefact
 from saferlrm.study.base import digest
 from saferlrm.study.deciding import Deciding
 from saferlrm.suites import synthetic
+from saferlrm.suites.types import Prompt
 
 
 class Aligning(Deciding):
@@ -47,7 +48,7 @@ class Aligning(Deciding):
             "data_seed": self.profile.data_seed,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
-        }
+        } | self.judged_by()
 
         def build(folder: Path) -> None:
             examples, counts = self._generate_alignment_set()
@@ -84,7 +85,7 @@ class Aligning(Deciding):
             ("benign", benign, a.benign_thoughts, "compliance", a.n_benign),
         ):
             replies = self.answers(group, mode, f"alignment answers ({source})")
-            verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(group, replies, strict=True)]
+            verdicts = [judgement.verdict for judgement in self.judge()(group, replies)]
             kept = [
                 AlignmentExample(p.id, p.text, None if source == "harmful" else r.thought, r.answer, None, source)
                 for p, r, v in zip(group, replies, verdicts, strict=True)
@@ -138,7 +139,7 @@ class Aligning(Deciding):
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
             "hint": HINT,
-        }
+        } | self.judged_by()
         path = self.stage("more_answers", declared, {}, build, "saferlrm.judges", "saferlrm.generate").path
         return pd.read_parquet(path / "answers.parquet")
 
@@ -151,14 +152,23 @@ class Aligning(Deciding):
         hinted = answer(
             lm, asked, "on", self.decoding(), batch, progress="answers under a hint", openings=[HINT] * len(asked)
         )
-        table = pd.DataFrame({"id": [e.id for e in examples], "refused": [is_refusal(r.answer) for r in off]})
+        judge = self.judge()
+        refused = [
+            # A label cannot be missing: where the judge fails, the refusal rules decide.
+            refusal_class(r.answer) != "compliance" if j.refused is None else j.refused
+            for r, j in zip(off, judge([_asked(e) for e in examples], off), strict=True)
+        ]
+        judged = judge([_asked(e) for e in harmful], hinted)
+        table = pd.DataFrame({"id": [e.id for e in examples], "refused": refused})
         more = pd.DataFrame(
             {
                 "id": [e.id for e in harmful],
                 "thought": [r.thought for r in own],
                 "hinted_thought": [r.thought for r in hinted],
                 "hinted_answer": [r.answer for r in hinted],
-                "hinted_refused": [is_refusal(r.answer) and not r.truncated for r in hinted],
+                "hinted_refused": [
+                    j.verdict == "refusal" and not r.truncated for j, r in zip(judged, hinted, strict=True)
+                ],
             }
         )
         return table.merge(more, on="id", how="left")
@@ -275,10 +285,17 @@ class Aligning(Deciding):
             "modes": list(p.modes),
             "decoding": asdict(self.decoding()),
             "dtype": p.dtype,
-        }
+        } | self.judged_by()
 
         def build(folder: Path) -> None:
-            table = scorecard(self.lm(method, seed), self.suites(), p.modes, self.decoding(), p.decoding.batch_size)
+            table = scorecard(
+                self.lm(method, seed),
+                self.suites(),
+                p.modes,
+                self.decoding(),
+                p.decoding.batch_size,
+                judge=self.judge(),
+            )
             table.to_parquet(folder / "scorecard.parquet", index=False)
 
         artefact = self.stage("scorecard", settings, aligned, build, "saferlrm.evaluate", "saferlrm.suites.synthetic")
@@ -290,3 +307,8 @@ class Aligning(Deciding):
         cards = [self.scorecard()]
         cards += [self.scorecard(name, seed) for name in names for seed in self.profile.seeds]
         return pd.concat(cards, ignore_index=True)
+
+
+def _asked(example: AlignmentExample) -> Prompt:
+    """An example's prompt, for a judge."""
+    return Prompt(example.id, example.prompt, "alignment", example.source == "harmful")

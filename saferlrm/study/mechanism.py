@@ -79,7 +79,9 @@ class Mechanism(Evidence):
                 alike = self._groups[mechanism.ALIKE]
                 for read, mode in pairs:
                     directions = causal.refusal_directions(lm, alike, read, batch)
-                    rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
+                    rows = causal.causal(
+                        lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed, judge=self.judge()
+                    )
                     found.append(rows.assign(read=read))
                 pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
 
@@ -111,7 +113,7 @@ class Mechanism(Evidence):
             def build(folder: Path) -> None:
                 lm = self.loaded(trained)
                 p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
-                rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch)
+                rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch, self.judge())
                 rows.to_parquet(folder / "rows.parquet", index=False)
 
             settings = {"layer": self._head_layer}

@@ -90,7 +90,7 @@ class Robustness(Evidence):
 
         def tables(lm: LanguageModel, base: str) -> Iterator[pd.DataFrame]:
             for key, value, decoding, samples, suites in settings:
-                table = scorecard(lm, self.first(suites), ["on"], decoding, batch, samples)
+                table = scorecard(lm, self.first(suites), ["on"], decoding, batch, samples, judge=self.judge())
                 yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
 
         declared = {"runs": [[key, value, asdict(d), n, suites] for key, value, d, n, suites in settings]}
@@ -114,7 +114,7 @@ class Robustness(Evidence):
             thoughts = self.own_thoughts()
             for attack in (*attacks.ATTACKS, "unseen_wrapper"):
                 if attack == "unseen_wrapper":
-                    table = scorecard(lm, wrapped, ["on"], self.decoding(), batch)
+                    table = scorecard(lm, wrapped, ["on"], self.decoding(), batch, judge=self.judge())
                 else:
                     table = self.attacked(lm, prompts, attacks.openings(lm, attack, thoughts))
                 tokens = attack.removeprefix("prefill=")
@@ -134,7 +134,7 @@ class Robustness(Evidence):
         def tables(lm: LanguageModel, base: str) -> Iterator[pd.DataFrame]:
             suites = self.first(("harmful_unseen", synthetic.REASONING))
             for limit in limits:
-                table = scorecard(lm, suites, ["on"], self.decoding(limit), batch)
+                table = scorecard(lm, suites, ["on"], self.decoding(limit), batch, judge=self.judge())
                 yield table.assign(condition=f"{base}+limit={limit}", group="robustness:truncation", value=float(limit))
 
         models = runs((BEFORE, "presafe"), self.profile.evidence.seeds[:1])
@@ -162,9 +162,9 @@ class Robustness(Evidence):
 
         def build(folder: Path) -> None:
             lm, batch = self.load(), self.profile.decoding.batch_size
-            setting, choice = rivals.choose(lm, name, train, validation, self.decoding(), batch)
+            setting, choice = rivals.choose(lm, name, train, validation, self.decoding(), batch, self.judge())
             choice.to_parquet(folder / "choice.parquet", index=False)
-            rows = rivals.run_rival(lm, name, self.first(CARD_SUITES), self.decoding(), batch, setting)
+            rows = rivals.run_rival(lm, name, self.first(CARD_SUITES), self.decoding(), batch, setting, self.judge())
             tidy(rows).to_parquet(folder / "rows.parquet", index=False)
 
         declared = self.declared() | {"rival": name, "prompts": [len(train), len(validation)], "suites": CARD_SUITES}
