@@ -102,8 +102,8 @@ def rates(table: pd.DataFrame, metric: str, by: Sequence[str] = ("suite", "mode"
 
     Rows without the metric (``attack_success`` of benign prompts, say) do not count, nor do answers on which the judge
     failed; if there are any in ``table``, the column ``unjudged`` says how many in each group. Over-refusal is the rate
-    of ``refused`` on suites of harmless prompts. Where a group holds several seeds, the interval is clustered by prompt:
-    answers of several seeds to one prompt are alike.
+    of ``refused`` on suites of harmless prompts. Where a group holds several seeds, the interval is clustered by
+    prompt: answers of several seeds to one prompt are alike.
 
     Returns:
         The grouping columns and ``metric``, ``k`` of ``rows``, ``n`` prompts, ``rate``, ``low``, ``high``. A group in
