@@ -80,8 +80,8 @@ def real_prompt_classifiers(
         A row for each classifier, seed and test set (``xstest``, ``jbb``): ``model``, ``encoder``, ``seed``, ``test``,
         ``n``, ``n_refuse``, ``n_train``, ``auroc``, ``recall`` at threshold 0.5, and two rates of false positives among
         the safe prompts, ``fpr_half`` at 0.5 and ``fpr_recall`` at the threshold that finds :data:`RECALL` of the
-        unsafe ones; all but ``recall`` with 95 % intervals. The threshold for that recall is read off the test set, so the
-        number describes the ranking and is none that a deployed filter would reach.
+        unsafe ones; all but ``recall`` with 95 % intervals. The threshold for that recall is read off the test set, so
+        the number describes the ranking and is none that a deployed filter would reach.
     """
     prompts = real_prompts(folder)
     train = prompts["train"]["text"].tolist(), prompts["train"]["refuse"].to_numpy(float)

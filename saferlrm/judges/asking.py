@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
+from saferlrm.training import quiet_transformers
 
 CHARACTERS_PER_TOKEN = 4  # where only a server knows the tokenizer
 
@@ -146,8 +147,13 @@ class Local:
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
             try:
-                tokenizer = AutoTokenizer.from_pretrained(self.name)
-                model = AutoModelForCausalLM.from_pretrained(self.name, dtype=self.dtype, use_safetensors=True)
+                with quiet_transformers():
+                    tokenizer = AutoTokenizer.from_pretrained(self.name)
+                    model, report = AutoModelForCausalLM.from_pretrained(
+                        self.name, dtype=self.dtype, use_safetensors=True, output_loading_info=True
+                    )
+                if report["missing_keys"]:
+                    raise ValueError(f"it lacks weights, the first is {min(report['missing_keys'])}")
                 model = model.to(self.device).eval()
             except Exception as error:  # hub, file and format errors of several libraries
                 reason = " ".join(str(error).split())[:160]
