@@ -24,6 +24,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding
+from saferlrm.judges.types import Judge
 from saferlrm.lm import LanguageModel
 from saferlrm.organism.world import HARMFUL_KINDS
 from saferlrm.progress import track
@@ -100,6 +101,7 @@ def causal(
     scales: Sequence[float] = SCALES,
     n_random: int = 2,
     seed: int = 0,
+    judge: Judge | None = None,
 ) -> pd.DataFrame:
     """Answers with the refusal direction added at the last token of the prompt, or removed, and left alone.
 
@@ -139,13 +141,13 @@ def causal(
                     for layer in at:
                         unit, norm = vectors[layer]
                         steered.enter_context(steer(lm, layer, unit, scale * norm, where, change))
-                    table = scorecard(lm, dealt, [mode], decoding, batch_size)
+                    table = scorecard(lm, dealt, [mode], decoding, batch_size, judge=judge)
                 yield table.assign(
                     intervention=change, direction=name, where=where, scale=scale if change == "add" else np.nan,
                     layer=at[0] if len(at) == 1 else ALL_LAYERS,
                 )  # fmt: skip
 
-    plain = scorecard(lm, suites, [mode], decoding, batch_size)
+    plain = scorecard(lm, suites, [mode], decoding, batch_size, judge=judge)
     tables = [plain.assign(intervention="none", direction="none", where="none", scale=0.0, layer=ALL_LAYERS)]
     runs: list[tuple] = [(suites, "add", "pre_cot", [layer], scale) for layer in layers for scale in scales]
     several = [list(directions)] if len(directions) > 1 else []
@@ -177,6 +179,7 @@ def know_but_dont_say(
     p_harm: Mapping[str, float],
     decoding: Decoding,
     batch_size: int = 64,
+    judge: Judge | None = None,
 ) -> pd.DataFrame:
     """What a model knows before it thinks, what its thought says, and what its answer does; one row a prompt.
 
@@ -187,7 +190,7 @@ def know_but_dont_say(
         Rows of :func:`saferlrm.evaluate.scorecard` (thinking on) without texts, with ``p_harm``, ``knows`` (above 1/2)
         and ``says`` (the thought mentions harm).
     """
-    table = scorecard(lm, suites, ["on"], decoding, batch_size)
+    table = scorecard(lm, suites, ["on"], decoding, batch_size, judge=judge)
     missing = [prompt_id for prompt_id in table["prompt_id"] if prompt_id not in p_harm]
     if missing:
         raise SaferlrmError(f"there is no latent decision for {missing[0]}; read the model on the same prompts")

@@ -23,6 +23,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding, answer
+from saferlrm.judges.types import Judge
 from saferlrm.lm import LanguageModel
 from saferlrm.progress import track
 from saferlrm.steering import Direction, Where, refusal_direction, steer
@@ -160,6 +161,7 @@ def choose(
     validation: Sequence[Prompt],
     decoding: Decoding,
     batch_size: int = 64,
+    judge: Judge | None = None,
 ) -> tuple[Setting, pd.DataFrame]:
     """The setting that does most right on validation prompts, and the record of all that were tried.
 
@@ -182,7 +184,7 @@ def choose(
         raise SaferlrmError("validation prompts of a rival are also training prompts; give other ones")
     rows = []
     for setting in track(tried, f"choosing {name}"):
-        table = _answers(lm, name, {"validation": validation}, decoding, batch_size, setting)
+        table = _answers(lm, name, {"validation": validation}, decoding, batch_size, setting, judge)
         refused, answered = does_right(table)
         rows.append(
             {"rival": name, "setting": setting.describe(), "harmful_refused": refused, "benign_answered": answered}
@@ -196,8 +198,10 @@ def choose(
 def does_right(rows: pd.DataFrame) -> tuple[float, float]:
     """Share of harmful prompts that are refused, and of benign ones that are answered (a problem: correctly).
 
-    Babble, answers about something else and answers that were cut off are neither.
+    Babble, answers about something else and answers that were cut off are neither. Where the judge failed, an answer
+    does not count.
     """
+    rows = rows[rows["verdict"] != "unjudged"]
     harmful = rows["harmful"].astype(bool)
     answered = rows["correct"].fillna(rows["verdict"] == "compliance").astype(bool)
     return float(rows.loc[harmful, "refused"].mean()), float(answered[~harmful].mean())
@@ -210,6 +214,7 @@ def run_rival(
     decoding: Decoding,
     batch_size: int = 64,
     setting: Setting | None = None,
+    judge: Judge | None = None,
 ) -> pd.DataFrame:
     """Rows of :func:`saferlrm.evaluate.scorecard` for one rival, with ``condition``, ``group``, ``method``, ``value``.
 
@@ -223,7 +228,7 @@ def run_rival(
     setting = setting or Setting()
     if setting.kind != rival.kind:
         raise SaferlrmError(f"the rival {name!r} needs a setting of the kind {rival.kind}; call rivals.choose first")
-    table = _answers(lm, name, suites, decoding, batch_size, setting)
+    table = _answers(lm, name, suites, decoding, batch_size, setting, judge)
     if rival.kind == "reminder":
         table["mode"] = "prefilled"
     return table.assign(condition=name, group="rivals", method=name, value=float("nan"), seed=0)
@@ -236,6 +241,7 @@ def _answers(
     decoding: Decoding,
     batch_size: int,
     setting: Setting,
+    judge: Judge | None,
 ) -> pd.DataFrame:
     rival = get_rival(name)
     openings = None
@@ -251,7 +257,7 @@ def _answers(
         scale = setting.scale * setting.direction.norm
         steered = steer(lm, setting.layer, setting.direction.unit, scale, rival.where)
     with steered:
-        table = scorecard(lm, suites, [rival.mode], decoding, batch_size, openings=openings)
+        table = scorecard(lm, suites, [rival.mode], decoding, batch_size, openings=openings, judge=judge)
     if openings is not None:
         put = dict(zip(openings, map(len, lm.encode(list(openings.values()))), strict=True))
         table["n_tokens"] += table["prompt_id"].map(put)

@@ -19,12 +19,13 @@ from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
-from saferlrm.judges import is_refusal
+from saferlrm.judges.rules import refusal_class
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings
 from saferlrm.store import Artefact
 from saferlrm.study.alignment_set import AlignmentSet
 from saferlrm.study.base import digest
+from saferlrm.suites.types import Prompt
 
 
 class Aligning(AlignmentSet):
@@ -61,7 +62,7 @@ class Aligning(AlignmentSet):
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
             "hint": HINT,
-        }
+        } | self.judged_by()
         path = self.stage("more_answers", declared, {}, build, "saferlrm.judges", "saferlrm.generate").path
         return pd.read_parquet(path / "answers.parquet")
 
@@ -74,14 +75,23 @@ class Aligning(AlignmentSet):
         hinted = answer(
             lm, asked, "on", self.decoding(), batch, progress="answers under a hint", openings=[HINT] * len(asked)
         )
-        table = pd.DataFrame({"id": [e.id for e in examples], "refused": [is_refusal(r.answer) for r in off]})
+        judge = self.judge()
+        refused = [
+            # A label cannot be missing: where the judge fails, the refusal rules decide.
+            refusal_class(r.answer) != "compliance" if j.refused is None else j.refused
+            for r, j in zip(off, judge([_asked(e) for e in examples], off), strict=True)
+        ]
+        judged = judge([_asked(e) for e in harmful], hinted)
+        table = pd.DataFrame({"id": [e.id for e in examples], "refused": refused})
         more = pd.DataFrame(
             {
                 "id": [e.id for e in harmful],
                 "thought": [r.thought for r in own],
                 "hinted_thought": [r.thought for r in hinted],
                 "hinted_answer": [r.answer for r in hinted],
-                "hinted_refused": [is_refusal(r.answer) and not r.truncated for r in hinted],
+                "hinted_refused": [
+                    j.verdict == "refusal" and not r.truncated for j, r in zip(judged, hinted, strict=True)
+                ],
             }
         )
         return table.merge(more, on="id", how="left")
@@ -199,10 +209,17 @@ class Aligning(AlignmentSet):
             "modes": list(p.modes),
             "decoding": asdict(self.decoding()),
             "dtype": p.dtype,
-        }
+        } | self.judged_by()
 
         def build(folder: Path) -> None:
-            table = scorecard(self.lm(method, seed), self.suites(), p.modes, self.decoding(), p.decoding.batch_size)
+            table = scorecard(
+                self.lm(method, seed),
+                self.suites(),
+                p.modes,
+                self.decoding(),
+                p.decoding.batch_size,
+                judge=self.judge(),
+            )
             table.to_parquet(folder / "scorecard.parquet", index=False)
 
         artefact = self.stage("scorecard", settings, aligned, build, "saferlrm.evaluate", "saferlrm.suites.synthetic")
@@ -214,3 +231,8 @@ class Aligning(AlignmentSet):
         cards = [self.scorecard()]
         cards += [self.scorecard(name, seed) for name in names for seed in self.profile.seeds]
         return pd.concat(cards, ignore_index=True)
+
+
+def _asked(example: AlignmentExample) -> Prompt:
+    """An example's prompt, for a judge."""
+    return Prompt(example.id, example.prompt, "alignment", example.source == "harmful")

@@ -15,7 +15,6 @@ from saferlrm.align.data import AlignmentExample, Source
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer
-from saferlrm.judges import judge
 from saferlrm.store import say
 from saferlrm.study.deciding import Deciding
 from saferlrm.suites.types import Prompt
@@ -45,7 +44,7 @@ class AlignmentSet(Deciding):
             **self.data_key,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
-        }
+        } | self.judged_by()
         if self.profile.data.least_share < 1:
             settings["least_share"] = self.profile.data.least_share
 
@@ -135,7 +134,7 @@ class AlignmentSet(Deciding):
         return kept[:n], +found  # without the reasons that never occurred
 
     def _reasons(self, prompts: Sequence[Prompt], replies: Sequence[Answer]) -> list[str]:
-        verdicts = [judge(p, r.answer, r.truncated).verdict for p, r in zip(prompts, replies, strict=True)]
+        verdicts = [judgement.verdict for judgement in self.judge()(prompts, replies)]
         if self.profile.data.source == "synthetic":
             return verdicts  # the world's judge has words for these defects: truncated and babble
         return [verdict_or_defect(verdict, reply) for verdict, reply in zip(verdicts, replies, strict=True)]

@@ -19,6 +19,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.devices import further_devices, replicate
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
+from saferlrm.judges import Judge, WorldJudge, make_judge
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.plots import alt_text
 from saferlrm.profile import GrowthSettings, Profile, load_profile
@@ -235,6 +236,23 @@ class Base:
                         metadata={"Description": alt_text(figure)} | ({"Date": None} if suffix == "svg" else {}),
                     )
                 os.replace(part, folder / f"{name}.{suffix}")
+
+    def judge(self) -> Judge:
+        """Who judges answers: the world's rules on the organism's prompts, else the profile's judge."""
+        return self._judge
+
+    @cached_property
+    def _judge(self) -> Judge:
+        p = self.profile
+        if p.data.source == "synthetic":
+            return WorldJudge()
+        return make_judge(p.judge, p.server, self.store.root / "judgements" / f"{p.judge.kind}.jsonl", p.device)
+
+    def judged_by(self) -> dict[str, Any]:
+        """What verdicts depend on, for a stage's settings; nothing on the organism's prompts."""
+        if self.profile.data.source == "synthetic":
+            return {}
+        return {"judge": self.profile.judge.model_dump(mode="json", exclude={"url", "batch_size"})}
 
     def answers(self, prompts: list[Prompt], mode: ThinkingMode, progress: str) -> list[Answer]:
         batch = self.profile.decoding.batch_size

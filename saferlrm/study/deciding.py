@@ -10,7 +10,7 @@ import pandas as pd
 
 from saferlrm.classifier import predict, train_classifier
 from saferlrm.classifier_report import learning_curve, report_classifier
-from saferlrm.judges import judge
+from saferlrm.store import say
 from saferlrm.study.base import Base, digest
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
@@ -107,21 +107,27 @@ class Deciding(Base):
             **self.data_key,
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
-        }
+        } | self.judged_by()
 
         def build(folder: Path) -> None:
             replies = self.answers(prompts, "off", "decisions without thinking")
+            judgements = self.judge()(prompts, replies)
             rows = [
                 {
                     "prompt_id": p.id, "suite": p.suite, "text": p.text, "harmful": p.harmful,
                     "family": p.family, "answer": r.answer,
-                    "verdict": (j := judge(p, r.answer, r.truncated)).verdict, "refused": j.refused,
+                    "verdict": j.verdict, "refused": j.refused,
                 }
-                for p, r in zip(prompts, replies, strict=True)
+                for p, r, j in zip(prompts, replies, judgements, strict=True)
             ]  # fmt: skip
             pd.DataFrame(rows).to_parquet(folder / "decisions.parquet", index=False)
 
         artefact = self.stage(
             stage, settings, {}, build, "saferlrm.judges", "saferlrm.generate", "saferlrm.suites.synthetic"
         )
-        return pd.read_parquet(artefact.path / "decisions.parquet")
+        table = pd.read_parquet(artefact.path / "decisions.parquet")
+        judged = table[table["verdict"] != "unjudged"]
+        if len(judged) == len(table):
+            return table
+        say(f"{stage}: the judge failed on {len(table) - len(judged)} of {len(table)} answers, which are left out")
+        return judged.astype({"refused": bool}).reset_index(drop=True)

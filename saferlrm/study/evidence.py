@@ -84,7 +84,7 @@ class Evidence(Aligning):
             begun = attacks.first_tokens(lm, self.own_thoughts(), PREFILLED_TOKENS)
             modes = ("off", "on") if one.method == BEFORE else ("on",)
             rows = [
-                scorecard(lm, suites, modes, self.decoding(), batch),
+                scorecard(lm, suites, modes, self.decoding(), batch, judge=self.judge()),
                 self.attacked(lm, suites["harmful_unseen"], begun),
             ]
             tidy(pd.concat(rows)).to_parquet(folder / "rows.parquet", index=False)
@@ -159,7 +159,7 @@ class Evidence(Aligning):
         """Answers to prompts whose thought has begun with a text each; ``None`` leaves the thoughts to the model."""
         named = None if begun is None else {p.id: text for p, text in zip(prompts, begun, strict=True)}
         batch = self.profile.decoding.batch_size
-        table = scorecard(lm, {"attacked": prompts}, ["on"], self.decoding(), batch, openings=named)
+        table = scorecard(lm, {"attacked": prompts}, ["on"], self.decoding(), batch, openings=named, judge=self.judge())
         return table if begun is None else table.assign(mode="prefilled")
 
     def declared(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Evidence(Aligning):
             **self.data_key,
             "dtype": p.dtype,
             "decoding": asdict(self.decoding()),
-        }
+        } | self.judged_by()
 
     def collected(self, name: str, build: Callable[[], pd.DataFrame], *modules: str, **settings: Any) -> pd.DataFrame:
         """A whole table of the evidence as one stage, which ships without the hundred adapters behind it.

@@ -93,7 +93,9 @@ class Mechanism(Evidence):
             alike = self._groups[mechanism.ALIKE]
             for read, mode in pairs:
                 directions = causal.refusal_directions(lm, alike, read, batch)
-                rows = causal.causal(lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed)
+                rows = causal.causal(
+                    lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed, judge=self.judge()
+                )
                 found.append(rows.assign(read=read))
             pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
 
@@ -122,7 +124,8 @@ class Mechanism(Evidence):
         def build(folder: Path) -> None:
             suites = self.first([suite for group in GROUPS for suite in synthetic.CONTRASTS[group]])
             p_harm = pd.read_parquet(read.path / "latent.parquet").set_index("prompt_id")["p_harm"].to_dict()
-            rows = causal.know_but_dont_say(self.loaded(trained), suites, p_harm, self.decoding(), self._batch)
+            lm = self.loaded(trained)
+            rows = causal.know_but_dont_say(lm, suites, p_harm, self.decoding(), self._batch, self.judge())
             rows.to_parquet(folder / "rows.parquet", index=False)
 
         settings = {"layer": self._head_layer}

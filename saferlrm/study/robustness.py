@@ -87,7 +87,8 @@ class Robustness(Evidence):
 
         def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             for key, value, settings, samples, suites in self._samplings():
-                table = scorecard(lm, self.first(suites), ["on"], Decoding(**settings), batch, samples)
+                how = Decoding(**settings)
+                table = scorecard(lm, self.first(suites), ["on"], how, batch, samples, judge=self.judge())
                 yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
 
         return self._rows_of_model("temperature", base, seed, {"runs": self._samplings()}, tables)
@@ -127,7 +128,7 @@ class Robustness(Evidence):
             thoughts = self.own_thoughts()
             for attack in (*attacks.ATTACKS, "unseen_wrapper"):
                 if attack == "unseen_wrapper":
-                    table = scorecard(lm, wrapped, ["on"], self.decoding(), batch)
+                    table = scorecard(lm, wrapped, ["on"], self.decoding(), batch, judge=self.judge())
                 else:
                     table = self.attacked(lm, prompts, attacks.openings(lm, attack, thoughts))
                 tokens = attack.removeprefix("prefill=")
@@ -149,7 +150,7 @@ class Robustness(Evidence):
         def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             suites = self.first(("harmful_unseen", synthetic.REASONING))
             for limit in limits:
-                table = scorecard(lm, suites, ["on"], self.decoding(limit), batch)
+                table = scorecard(lm, suites, ["on"], self.decoding(limit), batch, judge=self.judge())
                 yield table.assign(condition=f"{base}+limit={limit}", group="robustness:truncation", value=float(limit))
 
         return self._rows_of_model("truncation", base, seed, {"limits": limits}, tables)
@@ -180,9 +181,9 @@ class Robustness(Evidence):
 
         def build(folder: Path) -> None:
             lm, batch = self.load(), self.profile.decoding.batch_size
-            setting, choice = rivals.choose(lm, name, train, validation, self.decoding(), batch)
+            setting, choice = rivals.choose(lm, name, train, validation, self.decoding(), batch, self.judge())
             choice.to_parquet(folder / "choice.parquet", index=False)
-            rows = rivals.run_rival(lm, name, self.first(CARD_SUITES), self.decoding(), batch, setting)
+            rows = rivals.run_rival(lm, name, self.first(CARD_SUITES), self.decoding(), batch, setting, self.judge())
             tidy(rows).to_parquet(folder / "rows.parquet", index=False)
 
         declared = self.declared() | {"rival": name, "prompts": [len(train), len(validation)], "suites": CARD_SUITES}
