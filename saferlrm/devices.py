@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
+from saferlrm.batching import context_length
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import (
     Completion,
     Decoding,
     check_lengths,
     complete_ids,
-    context_length,
     sampling_keys,
 )
 from saferlrm.lm import LanguageModel, load_lm

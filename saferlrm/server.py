@@ -2,8 +2,11 @@
 
 The prompt is rendered here and sent as it stands, so every thinking mode and every prefilled thought works as with
 local weights. vLLM and SGLang take the prompt as token ids: no second tokenisation, no doubled first token.
-``transformers serve`` takes text; it is sent only if the tokenizer gives back the very ids. Which of these a server
-speaks is asked once, with a completion of one token.
+``transformers serve`` takes text; it is sent only if the tokenizer turns it into the very ids of the prompt. Which of
+these a server speaks is asked once, with a completion of one token.
+
+Greedy completions are those of the same weights here, as far as two programs round alike. Samples have a seed for each
+prompt, but other random numbers than here; SGLang heeds seeds only in its deterministic mode.
 
 What has been received is kept in a journal, so that a run that was killed asks for the rest alone.
 """
@@ -15,13 +18,14 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from saferlrm.asking import Job
 from saferlrm.chat import ChatFormat
 from saferlrm.endpoint import Endpoint, RefusedError, UnansweredError
 from saferlrm.errors import SaferlrmError
@@ -32,20 +36,6 @@ from saferlrm.progress import track
 
 Dialect = Literal["ids", "transformers", "plain"]
 _HOPELESS = 4  # requests in a row that must fail before the others are not tried
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One answer of the server: its text without a stop string, and whether it stopped at the end of the thought.
-
-    ``ids`` are the tokens of the text, where the server says them: a text may have others than those sampled.
-    """
-
-    text: str
-    n_tokens: int
-    truncated: bool
-    closed: bool = False
-    ids: list[int] | None = None
 
 
 class ServerModel:
@@ -147,12 +137,12 @@ class ServerModel:
         self.endpoint.stopped = threading.Event()
         try:
             self.dialect  # noqa: B018  asked once, before many ask at the same time
-            check_lengths(ids, self._limit)
+            check_lengths(ids, self.limit)
         except UnansweredError as problem:
             raise self._missing(len(ids), len(ids), problem) from problem
         with self._journal(decoding) as journal:
             jobs = [
-                _Job(self, decoding, journal, text, row, key % 2**31)
+                Job(self, decoding, journal, text, row, key % 2**31)
                 for text, row, key in zip(texts, ids, sampling_keys(texts, decoding.seed), strict=True)
             ]
             results = self._run([job.run for job in jobs], failures)
@@ -224,7 +214,7 @@ class ServerModel:
         return Journal(self.cache / f"{digest[:16]}.jsonl")
 
     @cached_property
-    def _limit(self) -> int:
+    def limit(self) -> int:
         """Most tokens of prompt and completion: of the model, or of the server if it says less (vLLM does)."""
         try:
             said = self.endpoint.get(
@@ -239,7 +229,7 @@ class ServerModel:
         """How this server wants to be asked: the first of the dialects that it does not refuse."""
         problem = None
         for dialect in ("ids", "transformers", "plain"):
-            body = self._body(dialect, "Hi", self.encode(["Hi"])[0], Decoding(1), 1, 0, None)
+            body = self.body(dialect, "Hi", self.tokenizer("Hi")["input_ids"], Decoding(1), 1, 0, None)
             try:
                 self.endpoint.post("/completions", body, lambda found: found["choices"][0]["text"])
                 return dialect
@@ -259,7 +249,7 @@ class ServerModel:
             return ""
         return f"; it lists {', '.join(names[:8])}" if names else ""
 
-    def _body(
+    def body(
         self,
         dialect: Dialect,
         text: str,
@@ -317,96 +307,3 @@ class ServerModel:
             f"{self.endpoint.url} takes text only and would read other tokens than {self.name} is meant to; "
             "use a server that takes token ids (vLLM, SGLang)"
         )
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One completion: a single request, or several where the thought is forced longer."""
-
-    lm: ServerModel
-    decoding: Decoding
-    journal: Journal
-    text: str
-    ids: list[int]
-    seed: int
-
-    def run(self) -> Completion:
-        limit = min(self.decoding.max_new_tokens, self.lm._limit - len(self.ids))
-        if not self.decoding.forced_thought_tokens:
-            piece = self._ask(self.text, self.ids, limit, watch=False)
-            return Completion(piece.text, piece.n_tokens, piece.truncated)
-        return self._forced(limit)
-
-    def _forced(self, limit: int) -> Completion:
-        """Budget forcing (s1, arXiv 2501.19393) from outside: stop at the end of thought, write ``wait``, go on."""
-        close, (wait,) = self.lm.chat.think_close, self.lm.encode([self.decoding.wait])
-        if not wait:
-            raise SaferlrmError("decoding.wait is empty; give the text that replaces the end of thought")
-        written, ids, used, waits, watch = "", list(self.ids), 0, 0, True
-        while used < limit:
-            watch = watch and used < self.decoding.forced_thought_tokens and waits < self.decoding.max_waits
-            piece = self._ask(self.text + written, ids, limit - used, watch)
-            written, used = written + piece.text, used + piece.n_tokens
-            if not piece.closed:
-                return Completion(written, used, piece.truncated)
-            ids += piece.ids or self.lm.encode([piece.text])[0]
-            if used - 1 < self.decoding.forced_thought_tokens:
-                used -= 1  # the end of thought is not written
-                room = wait[: limit - used]
-                written += self.decoding.wait if len(room) == len(wait) else self.lm.tokenizer.decode(room)
-                ids, used, waits = ids + room, used + len(room), waits + 1
-            else:
-                written, ids, watch = written + close, ids + self.lm.encode([close])[0], False
-        return Completion(written, used, True)
-
-    def _ask(self, text: str, ids: list[int], max_tokens: int, watch: bool) -> _Piece:
-        """One request, or what the journal holds of it. ``watch`` stops at the end of the thought."""
-        sampling = [self.decoding.temperature, self.decoding.top_p, self.decoding.top_k]
-        asked = [self.lm.name, text, sampling, max_tokens, self.seed, watch]
-        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-        kept = self.journal.get(key)
-        if isinstance(kept, dict) and kept.keys() == _Piece.__dataclass_fields__.keys():
-            return _Piece(**kept)
-        piece = self._request(text, ids, max_tokens, watch)
-        self.journal.put(key, asdict(piece))
-        return piece
-
-    def _request(self, text: str, ids: list[int], max_tokens: int, watch: bool) -> _Piece:
-        lm = self.lm
-        stop = lm.chat.think_close if watch else None
-        body = lm._body(lm.dialect, text, ids, self.decoding, max_tokens, self.seed, stop)
-        choice, usage = lm.endpoint.post("/completions", body, _choice)
-        written, truncated = choice["text"], choice["finish_reason"] == "length"
-        said = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
-        closed = watch and not truncated and (written.endswith(stop) or stop in said)
-        if closed:
-            written = written.removesuffix(stop)
-        elif watch and not truncated and not said:
-            # The end of the turn, or an end of thought that the server cut off without a word: ask without the stop.
-            free = self._request(text, ids, max_tokens, watch=False)
-            before, close, _ = free.text.partition(stop)
-            if not close:
-                return free
-            written, closed = before, True
-            usage = None
-        written = written.removesuffix(lm.chat.end_of_turn)
-        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if not isinstance(counted, int):
-            counted = len(lm.encode([written])[0]) + (not truncated)
-        said_ids = choice.get("token_ids") if closed and isinstance(usage, dict) else None
-        return _Piece(written, counted, truncated, closed, self._before_close(said_ids))
-
-    def _before_close(self, ids: Any) -> list[int] | None:
-        """Sampled tokens up to the end of the thought, if the server told them."""
-        (close,) = self.lm.encode([self.lm.chat.think_close])
-        if not isinstance(ids, list) or len(close) != 1:
-            return None
-        return ids[:-1] if ids[-1:] == close else ids
-
-
-def _choice(found: Any) -> tuple[dict[str, Any], Any]:
-    """The completion in an answer; anything of another shape raises one of the errors that are repeated."""
-    choice = found["choices"][0]
-    if not isinstance(choice["text"], str) or "finish_reason" not in choice:
-        raise TypeError("no text")
-    return choice, found.get("usage")

@@ -13,9 +13,10 @@ from tiny import write_tiny_lm
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from saferlrm import generate as generating
+from saferlrm.batching import sample
 from saferlrm.devices import further_devices, replicate
 from saferlrm.errors import SaferlrmError
-from saferlrm.generate import Decoding, answer, generate, sample
+from saferlrm.generate import Decoding, answer, generate
 from saferlrm.lm import LanguageModel, load_lm
 
 WORDS = ["box", "apple", "desk", "Tom", "makes", "wood", "glue", "and", "thing", "sum", "of", "12", "help"]

@@ -239,6 +239,7 @@ def test_text_is_sent_so_that_its_first_token_is_not_doubled(served, tmp_path):
     text = "<|endoftext|>a box"
     assert tokenizer(text)["input_ids"].count(bos[1]) == 2
     assert lm._sendable(text, lm.encode([text])[0]) == "a box"
+    assert lm.body("transformers", "Hi", tokenizer("Hi")["input_ids"], Decoding(), 1, 0, None)["prompt"] == "Hi"
     with pytest.raises(SaferlrmError, match="token ids"):
         lm._sendable("a box", lm.encode(["a box"])[0])
 
