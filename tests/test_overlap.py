@@ -37,7 +37,7 @@ def test_each_pair_has_the_strictest_kind_that_holds():
 
 
 def test_the_similarity_is_jaccards_of_word_3_grams():
-    words = "a b c d e f g h i j k l".split()
+    words = list("abcdefghijkl")
     texts = [" ".join(words[i:j]) for i, j in itertools.combinations(range(len(words) + 1), 2)]
     training, suite = prompts("train", *texts[::2]), prompts("suite", *texts[1::2])
     found = overlap.find_overlap(training, {"suite": suite}, 0.3)

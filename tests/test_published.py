@@ -124,7 +124,8 @@ def test_every_format_gives_the_same_rows(suffix, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["jailbreakbench/benign.csv", "benign-behaviors.csv", "JBB-Behaviors/data/benign-behaviors.csv", f"{NAME}/x.csv"]
+    "place",
+    ["jailbreakbench/benign.csv", "benign-behaviors.csv", "JBB-Behaviors/data/benign-behaviors.csv", f"{NAME}/x.csv"],
 )
 def test_a_local_copy_may_have_the_names_under_which_sets_are_distributed(place, tmp_path):
     write(ROWS, tmp_path / place)
@@ -136,18 +137,18 @@ def test_files_may_be_named_exactly_relative_to_the_folder_or_not(tmp_path):
     assert len(load(NAME, tmp_path, {NAME: "a/odd name.jsonl"})) == 100
     assert len(load(NAME, None, {NAME: str(path)})) == 100
     assert len(load(NAME, tmp_path, {NAME: "a"})) == 100  # a folder with this file alone
-    with pytest.raises(SaferlrmError, match="looked for .*nowhere.csv"):
+    with pytest.raises(SaferlrmError, match=r"looked for .*nowhere\.csv"):
         load(NAME, tmp_path, {NAME: "nowhere.csv"})
 
 
 def test_a_missing_folder_a_missing_file_and_two_files_are_said(tmp_path):
     with pytest.raises(SaferlrmError, match="is no folder"):
         load(NAME, tmp_path / "none")
-    with pytest.raises(SaferlrmError, match="no local file of jailbreakbench_benign .*data.files"):
+    with pytest.raises(SaferlrmError, match=r"no local file of jailbreakbench_benign .*data\.files"):
         load(NAME, tmp_path)
     for suffix in (".csv", ".json"):
         write(ROWS, tmp_path / f"{NAME}{suffix}")
-    with pytest.raises(SaferlrmError, match="2 files may be jailbreakbench_benign .*name one in data.files"):
+    with pytest.raises(SaferlrmError, match=r"2 files may be jailbreakbench_benign .*name one in data\.files"):
         load(NAME, tmp_path)
     with pytest.raises(SaferlrmError, match="unknown data set 'advbench'; choose one of"):
         load("advbench")
@@ -220,12 +221,12 @@ def test_a_malformed_file_is_refused(tmp_path):
 
 
 def test_gold_answers_of_each_kind_become_one(tmp_path):
-    problems = pd.DataFrame({"question": ["One and one?", "Many?"], "answer": ["1+1=<<1+1=2>>2\n#### 2", "x\n#### 1,000"]})
-    write(problems, tmp_path / "gsm8k.jsonl")
+    solutions = ["1+1=<<1+1=2>>2\n#### 2", "x\n#### 1,000"]
+    write(pd.DataFrame({"question": ["One and one?", "Many?"], "answer": solutions}), tmp_path / "gsm8k.jsonl")
     assert load("gsm8k", tmp_path, allow_fewer=True)["answer"].tolist() == ["2", "1000"]
     choices = {"Correct Answer": "right", **{f"Incorrect Answer {i}": f"wrong {i}" for i in (1, 2, 3)}}
-    asked = pd.DataFrame([{"Record ID": f"r{i}", "Question": "Which?", "High-level domain": "Physics"} | choices for i in range(8)])
-    write(asked, tmp_path / "gpqa_diamond.csv")
+    row = {"Question": "Which?", "High-level domain": "Physics"} | choices
+    write(pd.DataFrame([row | {"Record ID": f"r{i}"} for i in range(8)]), tmp_path / "gpqa_diamond.csv")
     found = load("gpqa_diamond", tmp_path, allow_fewer=True)
     for row in found.itertuples():
         assert f"\n{row.answer}) right\n" in row.prompt
@@ -284,7 +285,7 @@ def test_the_hub_gives_the_rows_of_a_local_copy_and_its_refusals_one_line_each(t
     assert found["good"] == found["web"] == local
     said = {case: line for case, line in found.items() if isinstance(line, str)}
     for case, words in {
-        "gated": "gated: accept the terms of the data set gated/set on the hub, then run 'hf auth login' or set HF_TOKEN",
+        "gated": "accept the terms of the data set gated/set on the hub, then run 'hf auth login' or set HF_TOKEN",
         "hidden": "gated: accept the terms of the data set missing/set",
         "missing": "the hub has no data set missing/set, or hides it",
         "revision": "revision ffffffffffff of open/set is gone from the hub",

@@ -50,7 +50,8 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def texts(start: str, n: int) -> list[str]:
         pairs = itertools.islice(itertools.product(range(70), things, places), n)
         # Every word begins with the verb of the set, so that no two sets have a shingle in common.
-        return [" ".join(f"{start}{word}" for word in (thing, f"{place}{k}", thing + place, str(k))) for k, thing, place in pairs]
+        words = [(thing, f"{place}{k}", thing + place, str(k)) for k, thing, place in pairs]
+        return [" ".join(start + word for word in four) for four in words]
 
     def write(name: str, **columns: object) -> None:
         pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
@@ -70,7 +71,7 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(request: pytest.FixtureRequest, placeholders: Path) -> PublishedSource:
     if request.param == "real" and not FOLDER.is_dir():
         pytest.skip(f"no benchmark rows in {FOLDER}; set SAFERLRM_TEST_DATA")
-    return source_of(profile(FOLDER if request.param == "real" else placeholders, **{"suite_size": 150}))
+    return source_of(profile(FOLDER if request.param == "real" else placeholders, suite_size=150))
 
 
 def test_every_role_of_the_synthetic_suites_is_filled_with_the_right_kind(published):
@@ -104,7 +105,8 @@ def test_wrapped_suites_hold_the_same_requests_in_the_families_they_say(publishe
     for kind, plain in (("harmful", "harmful_unseen"), ("benign", "benign")):
         for suite, split in ((f"{kind}_wrapped", "seen"), (f"{kind}_novel_wrapped", "unseen")):
             assert {p.family for p in suites[suite]} == set(world.WRAPPERS[split])
-            assert [p.id.removeprefix(suite) for p in suites[suite]] == [p.id.removeprefix(plain) for p in suites[plain]]
+            wrapped_ids = [p.id.removeprefix(suite) for p in suites[suite]]
+            assert wrapped_ids == [p.id.removeprefix(plain) for p in suites[plain]]
             for wrapped, request in zip(suites[suite], suites[plain], strict=True):
                 if wrapped.family == "obfuscation":
                     assert wrapped.text != request.text
@@ -172,7 +174,8 @@ def test_the_overlap_report_says_what_was_left_out(published):
 
 
 def test_of_two_harmful_sets_the_last_is_the_rephrased_one(placeholders):
-    both = {"data.harmful": ["jailbreakbench_harmful", "xstest_unsafe"], "data.scary_contrast": ["jailbreakbench_harmful"]}
+    two = ["jailbreakbench_harmful", "xstest_unsafe"]
+    both = {"data.harmful": two, "data.scary_contrast": two[:1]}
     suites = published_prompts(profile(placeholders, **both).data.model_dump_json(), 0).suites
     assert {p.id.split("-")[1] for p in suites["harmful_unseen"]} == {"jailbreakbench_harmful"}
     assert {p.id.split("-")[1] for p in suites["harmful_rephrased"]} == {"xstest_unsafe"}
@@ -188,7 +191,7 @@ def test_too_few_prompts_wrong_kinds_and_unknown_roles_are_one_line(placeholders
         f"the role alignment needs {most + 1} harmful prompts but refusal_direction_harmful_train leave {most} for it; "
         "lower alignment.n_harmful or name more sets in data.train_harmful"
     )
-    with pytest.raises(SaferlrmError, match="lower classifier.n_prompts"):
+    with pytest.raises(SaferlrmError, match=r"lower classifier\.n_prompts"):
         source.training_prompts(1, 500, "classifier")
     with pytest.raises(SaferlrmError, match="unknown role 'test'"):
         source.training_prompts(1, 1, "test")
@@ -212,7 +215,8 @@ def test_the_synthetic_source_is_the_synthetic_suites():
     assert source.key() == {"data_seed": 0}
     table = source.overlap_report()
     assert not table["left_out"].any()
-    assert table[table["kind"] != "near"].groupby("suite")["pairs"].sum().drop("reasoning").drop("harmful_seen").eq(0).all()
+    same = table[table["kind"] != "near"].groupby("suite")["pairs"].sum()
+    assert same.drop(["reasoning", "harmful_seen"]).eq(0).all()
 
 
 def test_a_reply_is_dropped_for_what_is_wrong_with_it_before_the_judge_is_believed():
@@ -230,7 +234,8 @@ def test_a_reply_is_dropped_for_what_is_wrong_with_it_before_the_judge_is_believ
 def test_a_study_of_a_local_model_asks_real_benchmarks(tiny_lm_folder, tmp_path):
     study = Study(profile(FOLDER, tiny_lm_folder, **{"decoding.max_new_tokens": 40}), Store(tmp_path))
     assert {len(prompts) for prompts in study.suites().values()} == {12}
-    assert study.training_prompts(3, 2, "classifier")[0].id.startswith("classifier_harmful-refusal_direction_harmful_train-")
+    first = study.training_prompts(3, 2, "classifier")[0]
+    assert first.id.startswith("classifier_harmful-refusal_direction_harmful_train-")
     assert len(study.probe_prompts()) == 48
     assert study.overlap_report()["pairs"].sum() > 0
     train, validation = study.rival_prompts()

@@ -124,6 +124,7 @@ class AlignmentSet(Deciding):
             ]
             share = max(found[right] / asked, 0.05)
             size = math.ceil(1.25 * (n - len(kept)) / share) + 8
+        found = +found  # without the reasons that never occurred
         if len(kept) < n:
             least = math.ceil(n * self.profile.data.least_share) if published else n
             dropped = ", ".join(f"{k} {reason}" for reason, k in sorted(found.items()) if reason != right)
@@ -131,7 +132,7 @@ class AlignmentSet(Deciding):
             if len(kept) < max(least, 1):
                 raise SaferlrmError(f"{short} but alignment.n_{source} is {n}; lower it (dropped: {dropped or 'none'})")
             say(f"note: {short}; the study goes on with fewer than alignment.n_{source} = {n} (dropped: {dropped})")
-        return kept[:n], +found  # without the reasons that never occurred
+        return kept[:n], found
 
     def _reasons(self, prompts: Sequence[Prompt], replies: Sequence[Answer]) -> list[str]:
         verdicts = [judgement.verdict for judgement in self.judge()(prompts, replies)]

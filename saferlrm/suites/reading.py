@@ -166,7 +166,8 @@ def read(path: Path, suffix: str | None = None) -> pd.DataFrame:
     except Exception as error:  # parsers raise whatever they like
         if "corresponds to no data" in str(error):
             raise SaferlrmError(f"{path.name} is empty: it has no rows; replace it") from None
-        raise SaferlrmError(f"cannot read {path.name} ({_short(_chain(error)[-1])}); mend or replace the file") from None
+        why = _short(_chain(error)[-1])
+        raise SaferlrmError(f"cannot read {path.name} ({why}); mend or replace the file") from None
     return rows
 
 
