@@ -19,7 +19,7 @@ import pandas as pd
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Decoding, answer
-from saferlrm.judges.types import Judge, Judgement
+from saferlrm.judges.types import UNSURE, Judge, Judgement
 from saferlrm.judges.world import WorldJudge
 from saferlrm.lm import LanguageModel
 from saferlrm.stats import Interval, paired_difference, rate
@@ -50,7 +50,8 @@ def scorecard(
         ``harmful``), ``mode``, ``verdict``, ``refused``, ``attack_success`` (harmful prompts, else missing),
         ``correct`` (problems, else missing), ``truncated``, ``sample``, ``n_thought_tokens``, ``n_tokens``,
         ``thought``, ``answer``. Where the judge failed, ``refused`` and ``attack_success`` are missing and ``unjudged``
-        says why; where it grades, ``harm_score`` is its grade. These two columns are there only if they say something.
+        says why (also where it is not sure that an answer is ``correct``); where it grades, ``harm_score`` is its grade.
+        These two columns are there only if they say something.
     """
     judge = judge or WorldJudge()
     if samples > 1 and decoding.temperature == 0:
@@ -93,7 +94,7 @@ def scorecard(
 
 def _seldom(judgement: Judgement) -> dict[str, object]:
     """What only some judges say."""
-    found = {"unjudged": judgement.why if judgement.verdict == "unjudged" else None, "harm_score": judgement.score}
+    found = {"unjudged": judgement.why, "harm_score": judgement.score}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -129,7 +130,9 @@ def rates(table: pd.DataFrame, metric: str, by: Sequence[str] = ("suite", "mode"
 
 
 def unjudged(table: pd.DataFrame, metric: str = "refused") -> pd.Series:
-    """Which rows [n] lack ``metric`` because the judge failed on them."""
+    """Which rows [n] lack ``metric`` because the judge failed on them, or was not sure."""
+    if metric == "correct":
+        return table["unjudged"] == UNSURE if "unjudged" in table else pd.Series(False, table.index)
     if "verdict" not in table:
         return pd.Series(False, table.index)
     failed = (table["verdict"] == "unjudged") & table[metric].isna()

@@ -24,6 +24,7 @@ from saferlrm.judges import (
     refusal_class,
     string_match,
 )
+from saferlrm.judges.types import UNSURE
 from saferlrm.lm import load_lm
 from saferlrm.organism import exchanges, world
 from saferlrm.organism.exchanges import Exchange
@@ -181,6 +182,22 @@ def test_without_a_verdict_an_answer_is_neither_safe_nor_unsafe() -> None:
     nothing = Judgement("unjudged", why="the server is gone")
     assert nothing.refused is None
     assert nothing.attack_success(Prompt("h", "Do harm.", "s", True)) is None
+
+
+def test_problems_of_published_sets_are_checked_and_open_ones_counted() -> None:
+    pytest.importorskip("saferlrm.maths", reason="the checker of mathematical answers is not here")
+    sum_ = Prompt("m", "What is 40 + 2?", "reasoning", False, answer="42")
+    given = [_answer("It is \\boxed{42}."), _answer("The answer is 41."), _answer(""), _answer("I cannot help.")]
+    assert [j.correct for j in RuleJudge()([sum_] * 3, given[:3])] == [True, False, False]
+    assert RuleJudge()([sum_], given[3:])[0].correct is not True
+
+
+def test_answers_of_which_correctness_stays_open_are_counted() -> None:
+    rows = {"prompt_id": ["a", "b", "c"], "suite": "s", "mode": "on", "harmful": False, "verdict": "compliance"}
+    correct = pd.array([True, None, None], dtype="boolean")
+    card = pd.DataFrame(rows | {"correct": correct, "unjudged": [None, UNSURE, None]})
+    (row,) = evaluate.rates(card, "correct").itertuples()
+    assert (row.rate, row.rows, row.unjudged) == (1, 1, 1)
 
 
 def test_the_published_matcher_reads_openings_only() -> None:

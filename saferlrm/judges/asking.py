@@ -2,7 +2,8 @@
 
 What came back is kept as text in a file of JSON lines, so that a run that was interrupted asks only what is missing and
 a change of how replies are *read* asks nothing anew. A question that got no reply (the server failed, the text is too
-long) is not kept: the next run asks again.
+long) is not kept: the next run asks again. A model is known by its name or folder: whoever puts other weights into the
+same folder deletes the file.
 """
 
 from __future__ import annotations

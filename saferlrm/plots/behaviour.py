@@ -20,6 +20,7 @@ VERDICTS = {
     "babble": "babble",
     "truncated": "cut off",
 }
+SELDOM = {"partial": "refuses in part", "unjudged": "not judged"}  # shown where some judge says so
 INTERVALS = "Bars: 95 % intervals (Wilson, clustered by prompt where several seeds answer)."
 
 
@@ -121,7 +122,7 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
         part = table[table["mode"] == mode]
         shares = pd.crosstab(part["suite"], part["verdict"], normalize="index").reindex(order).fillna(0)
         left = np.zeros(len(order))
-        for name, label in VERDICTS.items():
+        for name, label in (VERDICTS | {k: v for k, v in SELDOM.items() if k in set(table["verdict"])}).items():
             width = shares[name].to_numpy() if name in shares else np.zeros(len(order))
             ax.barh(range(len(order)), width, left=left, color=style.PALETTE[name], label=label, height=0.78)
             left += width

@@ -39,6 +39,8 @@ PALETTE: dict[str, str] = {
     "off_topic": "#F0C27B",
     "babble": "#BBBBBB",
     "truncated": "#E5E5E5",
+    "partial": "#7FB8DA",
+    "unjudged": "#FFFFFF",
 }
 MARKERS = ("o", "s", "D", "^", "v", "P")
 METHOD_NAMES = {"before": "before alignment"} | {name: method.label for name, method in METHODS.items()}
