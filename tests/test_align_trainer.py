@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from align_in_process import DEFAULTS, LONG
 from peft import PeftModel
+from processes import start_python
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, TrainerCallback
+from tiny import tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+    TrainerCallback,
+)
 
 from saferlrm.align import LabelSources, align, get_method, prepare, safety_gradient
-from saferlrm.align.data import AlignmentExample, encode_all
+from saferlrm.align.data import AlignmentExample, Collator, encode_all
+from saferlrm.align.head import decoder_blocks
 from saferlrm.align.trainer import HEAD_FILE, build_model, build_trainer
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import load_lm
 from saferlrm.profile import AlignmentSettings
 from saferlrm.training import last_complete_checkpoint
 
+WORKER = Path(__file__).parent / "align_in_process.py"
 EXAMPLES = [
     AlignmentExample(
         f"h{i}", f"How do I make a [thing {i}]?", None, "I cannot help with that.", 0.95, "harmful"
@@ -180,6 +193,92 @@ def test_bad_input_leaves_nothing_behind(tiny_lm_folder, tmp_path):
     with pytest.raises(SaferlrmError, match="alignment set is empty"):
         align(tiny_lm_folder, [], settings(), 0, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"), [(Qwen2ForCausalLM, 1), (Qwen3ForCausalLM, 2), (LlamaForCausalLM, -1)]
+)
+def test_checkpointed_activations_and_micro_batches_give_the_same_run(tmp_path, architecture, layer):
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = architecture.config_class(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2,
+    )  # fmt: skip
+    architecture(config).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    common = {"epochs": 1, "head_layer": layer}
+    runs = {
+        "plain": settings(**common),
+        "checkpointed": settings(**common, gradient_checkpointing=True),
+        "micro": settings(**common, lora_dropout=0.0, micro_batch=3),
+        "whole": settings(**common, lora_dropout=0.0),
+    }
+    found, rows = {}, {}
+    for name, run in runs.items():
+        found[name] = weights(align(tmp_path / "lm", EXAMPLES, run, 0, tmp_path / name, device="cpu"))
+        rows[name] = json.loads((tmp_path / name / "history.json").read_text())
+    # Dropout included: what is computed again draws the same.
+    assert same(found["plain"], found["checkpointed"])
+    assert rows["plain"] == rows["checkpointed"]
+    # A fiftieth of one step of Adam, which makes much of the last bits of a gradient near zero.
+    for name, tensor in found["whole"].items():
+        torch.testing.assert_close(found["micro"][name], tensor, rtol=0, atol=2e-5)
+    for row, other in zip(rows["whole"], rows["micro"], strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+
+
+def test_checkpointing_keeps_no_activations_of_inner_layers(tiny_lm_folder):
+    """Bytes that autograd saves in a forward pass, with and without."""
+    lm = load_lm(tiny_lm_folder, device="cpu")
+    model = build_model(lm, settings(lora_dropout=0.0), seed=0).train()
+    batch = Collator(0)(encode_all(EXAMPLES, lm))
+    kept = []
+    for _ in range(2):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
+            model(**batch)
+        kept.append(sum(sizes))
+        model.checkpoint_activations()
+    assert kept[1] < kept[0] / 2
+
+
+def test_too_large_a_batch_is_halved_and_the_run_is_the_same(tiny_lm_folder, tmp_path):
+    """Memory is really taken away from the process: 32 rows do not fit, a part of them does."""
+    common = [tiny_lm_folder, tmp_path / "small", "batch_size=32", "epochs=2", "memory_mb=20"]
+    process = start_python(WORKER, *common, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "out of memory with 32 rows at once; going on with alignment.micro_batch=16" in err
+    run = AlignmentSettings(**DEFAULTS | {"batch_size": 32, "epochs": 2})
+    whole = weights(align(tiny_lm_folder, LONG, run, 0, tmp_path / "whole", device="cpu"))
+    for name, tensor in weights(tmp_path / "small" / "adapter").items():
+        torch.testing.assert_close(tensor, whole[name], rtol=0, atol=2e-5)
+
+
+def test_no_memory_for_one_row_names_the_settings(tiny_lm_folder, tmp_path):
+    class Full(TrainerCallback):
+        """A device without room for anything, in the error of the library."""
+
+        def on_step_begin(self, args, state, control, model=None, **_):
+            decoder_blocks(model.lm)[0].register_forward_pre_hook(self.refuse)
+
+        def refuse(self, *_):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(SaferlrmError) as problem:
+        align(tiny_lm_folder, EXAMPLES, settings(), 0, tmp_path, device="cpu", callbacks=[Full()])
+    for name in ("alignment.micro_batch", "gradient_checkpointing", "loading.quantization", "alignment.batch_size"):
+        assert name in str(problem.value)
+    assert "1 row at once" in str(problem.value)
+
+
+def test_a_launchers_precision_is_not_the_profiles(tiny_lm_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    lm = load_lm(tiny_lm_folder, device="cpu")
+    model = build_model(lm, settings(), seed=0)
+    trainer = build_trainer(model, encode_all(EXAMPLES, lm), lm, settings(), 0, tmp_path)
+    assert trainer.accelerator.mixed_precision == "no"
 
 
 def test_safety_gradient_shows_where_each_loss_arrives(tiny_lm_folder):
