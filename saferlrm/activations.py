@@ -149,7 +149,8 @@ def hidden_states(lm: LanguageModel, located: Sequence[Located], layers: Sequenc
     found: dict[int, torch.Tensor] = {}
 
     def keep(layer: int, states: torch.Tensor) -> None:
-        found[layer] = states[line, column].float()
+        there = states.device  # another one than the tokens' where a model is spread over several
+        found[layer] = states[line.to(there), column.to(there)].float().to(lm.device)
 
     def hook(layer: int):
         # The input of block i is hidden state i, whatever a model's blocks return.

@@ -243,7 +243,7 @@ class _Layer(DynamicLayer):
         """Put the rows of ``fresh`` in the place of others, against the right edge."""
         width = fresh.keys.shape[-2]
         for states, new in zip(self._room, (fresh.keys, fresh.values), strict=True):
-            states[slots, :, self._right - width : self._right] = new
+            states[slots.to(states.device), :, self._right - width : self._right] = new
 
     def trim(self, drop: int, kept: torch.Tensor | None) -> None:
         """Drop the first columns, and all rows but ``kept`` unless it is ``None``."""
@@ -253,6 +253,8 @@ class _Layer(DynamicLayer):
         self._show()
 
     def _move(self, rows: torch.Tensor | slice) -> None:
+        if isinstance(rows, torch.Tensor):
+            rows = rows.to(self._room[0].device)  # a model's layers may lie on several devices
         used = [states[rows, :, self._left : self._right] for states in self._room]
         width = used[0].shape[-2]
         # Zeros, not empty memory: masked columns have weight 0, and 0 times NaN is NaN.

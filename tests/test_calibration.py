@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from saferlrm.errors import SaferlrmError
-from saferlrm.judges import Judgement, RuleJudge
+from saferlrm.judges import Judgement
 from saferlrm.judges.calibration import (
     DEVELOPED_ON,
     MATCHER,
@@ -26,6 +26,7 @@ from saferlrm.judges.calibration import (
     verdicts,
     xstest_labels,
 )
+from saferlrm.judges.rules import RuleJudge
 
 Z = 1.959964
 

@@ -21,9 +21,8 @@ from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCau
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer
-from saferlrm.judges import make_judge
 from saferlrm.judges.asking import Local, Question, Server
-from saferlrm.judges.models import HarmBench, LlamaGuard, Rubric, StrongReject
+from saferlrm.judges.models import HarmBench, LlamaGuard, Rubric, StrongReject, make_judge
 from saferlrm.profile import JudgeSettings, ServerSettings
 from saferlrm.suites.types import Prompt
 

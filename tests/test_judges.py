@@ -13,17 +13,9 @@ from saferlrm import evaluate
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Answer, Decoding
-from saferlrm.judges import (
-    Judgement,
-    RuleJudge,
-    WorldJudge,
-    is_refusal,
-    judge,
-    make_judge,
-    mentions,
-    refusal_class,
-    string_match,
-)
+from saferlrm.judges import Judgement, WorldJudge, is_refusal, judge, mentions
+from saferlrm.judges.models import make_judge
+from saferlrm.judges.rules import RuleJudge, refusal_class, string_match
 from saferlrm.judges.types import UNSURE
 from saferlrm.lm import load_lm
 from saferlrm.organism import exchanges, world

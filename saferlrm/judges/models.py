@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.judges.asking import Backend, Cache, Local, Question, Reply, Server
-from saferlrm.judges.rules import by_rule, is_correct
+from saferlrm.judges.rules import RuleJudge, by_rule, is_correct
 from saferlrm.judges.types import Judge, Judgement, Verdict
 from saferlrm.profile import JudgeSettings, ServerSettings
 from saferlrm.suites.types import Prompt
@@ -243,14 +243,23 @@ KINDS: dict[str, type[ModelJudge]] = {
 }
 
 
-def model_judge(
+def make_judge(
     settings: JudgeSettings, server: ServerSettings | None = None, cache: Path | None = None, device: str = "auto"
 ) -> Judge:
-    """The language-model judge that ``settings`` name. Weights are loaded when it is first asked.
+    """The judge of answers to published prompts that ``settings`` name. Weights are loaded when it is first asked.
+
+    Args:
+        server: how many requests at once, retries and timeout, where ``settings.url`` names a server.
+        cache: file of JSON lines for what language models replied; ``None`` keeps it in memory.
+        device: where a local language model goes.
 
     Raises:
-        SaferlrmError: a rubric without a model.
+        SaferlrmError: settings that contradict each other, or a rubric without a model.
     """
+    if settings.kind == "rules":
+        if settings.reads_thought:
+            raise SaferlrmError("rules read answers only; set judge.reads_thought to false or judge.kind to a model")
+        return RuleJudge()
     kind = KINDS[settings.kind]
     model = settings.model or kind.default_model
     if model is None:

@@ -19,7 +19,7 @@ from saferlrm.chat import ThinkingMode
 from saferlrm.devices import further_devices, replicate
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
-from saferlrm.judges import Judge, WorldJudge, make_judge
+from saferlrm.judges import Judge, WorldJudge
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.plots import alt_text
 from saferlrm.profile import GrowthSettings, Profile, load_profile
@@ -246,6 +246,8 @@ class Base:
         p = self.profile
         if p.data.source == "synthetic":
             return WorldJudge()
+        from saferlrm.judges.models import make_judge
+
         return make_judge(p.judge, p.server, self.store.root / "judgements" / f"{p.judge.kind}.jsonl", p.device)
 
     def judged_by(self) -> dict[str, Any]:
@@ -266,6 +268,8 @@ class Base:
         build: Callable[[Path], None],
         *modules: str,
     ) -> Artefact:
+        if self.profile.data.source == "published":
+            modules += ("saferlrm.judges.models", "saferlrm.suites.source")
         code = hashlib.sha256("".join(code_fingerprint(module) for module in modules).encode()).hexdigest()
         return self.store.load_or_compute(name, settings, inputs, build, code)
 
