@@ -1,9 +1,10 @@
 """Are two mathematical expressions in LaTeX equal? Asked of math-verify, in a process of its own.
 
 math-verify stops long computations by an alarm signal, which works in a main thread only and cannot interrupt
-arithmetic on huge integers (9^{9^9}). Here the library runs in one helper process for each process that asks: it is
-killed when it takes too long, its memory is limited, and the next question starts a new one. Expressions are read by
-the library's LaTeX grammar alone; its reader of plain text, which ends in Python's ``eval``, is not used.
+arithmetic on huge integers (9^{9^9}). Here the library runs in one helper process for each process that asks: its
+computing time and memory are limited, it is killed when it does not answer, and the next question starts a new one.
+Expressions are read by the library's LaTeX grammar alone; its reader of plain text, which ends in Python's ``eval``,
+is not used.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from typing import Any
 
 from saferlrm.errors import SaferlrmError
 
-LIMIT_SECONDS = 5.0  # for one comparison; most take a few hundredths
+LIMIT_SECONDS = 5.0  # of computing time for one comparison; most take a few hundredths
+PATIENCE = 4.0  # times that on the clock, so that a busy machine decides nothing
 START_SECONDS = 120.0  # to import sympy, which a busy machine makes slow
 LIMIT_BYTES = 4 * 2**30  # of address space
 LIMIT_CHARACTERS = 400
 ROUNDED = 1e-3  # relative difference up to which a decimal may be the other value, rounded
+
+
+_TOO_LONG = "the comparison takes too long or too much memory"
 
 
 def equal(answer: str, gold: str, seconds: float = LIMIT_SECONDS) -> tuple[bool | None, str]:
@@ -32,7 +37,7 @@ def equal(answer: str, gold: str, seconds: float = LIMIT_SECONDS) -> tuple[bool 
 
     Args:
         answer, gold: LaTeX without dollar signs. Not symmetric: ``x = 5`` is a right answer to ``5``.
-        seconds: time for the comparison.
+        seconds: computing time for the comparison.
 
     Returns:
         True, False or None (unsure), and the reason for None.
@@ -71,13 +76,13 @@ class _Helper:
                     self._lost("")
                     raise SaferlrmError("math-verify does not start; install it again: pip install math-verify")
                 self.started = True
-            self.process.stdin.write(json.dumps([answer, gold]) + "\n")
+            self.process.stdin.write(json.dumps([answer, gold, seconds]) + "\n")
             self.process.stdin.flush()
         except OSError:
             return self._lost("the comparison ended the helper process")
-        reply = self._reply(seconds)
+        reply = self._reply(PATIENCE * seconds)
         if reply is None:
-            return self._lost("the comparison takes too long or too much memory")
+            return self._lost(_TOO_LONG)
         return reply[0], reply[1]
 
     def stop(self) -> None:
@@ -167,8 +172,17 @@ def _compare(answer: str, gold: str) -> tuple[bool | None, str]:
     return False, ""
 
 
+class _OutOfTime(BaseException):
+    """Not an Exception: sympy and math-verify catch those."""
+
+
+def _stop_computing(*_: object) -> None:
+    raise _OutOfTime
+
+
 def _serve() -> None:
     import logging
+    import signal
 
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -181,12 +195,20 @@ def _serve() -> None:
         _compare("1", "1")
         print(json.dumps([True, "ready"]), file=replies, flush=True)
         for line in sys.stdin:
+            answer, gold, seconds = json.loads(line)
             try:
-                reply = _compare(*json.loads(line))
+                if hasattr(signal, "setitimer"):
+                    signal.signal(signal.SIGVTALRM, _stop_computing)
+                    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+                reply = _compare(answer, gold)
             except MemoryError:
                 raise
-            except BaseException as problem:
+            except _OutOfTime:
+                reply = None, _TOO_LONG
+            except Exception as problem:
                 reply = None, f"cannot be compared ({type(problem).__name__})"
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             print(json.dumps(reply), file=replies, flush=True)
     except MemoryError:
         os._exit(1)
