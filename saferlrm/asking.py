@@ -91,9 +91,9 @@ class Job:
         choice, usage = lm.endpoint.post("/completions", body, _choice)
         written, truncated = choice["text"], choice["finish_reason"] == "length"
         said = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
-        closed = watch and not truncated and (written.endswith(stop) or stop in said)
-        if closed:
-            written = written.removesuffix(stop)
+        closed = watch and (written.endswith(stop) or stop in said)
+        if closed:  # also where it is the last token that was allowed, which some servers call a lack of room
+            written, truncated = written.removesuffix(stop), False
         elif watch and not truncated and not said:
             # The end of the turn, or an end of thought that the server cut off without a word: ask without the stop.
             free = self._request(text, ids, max_tokens, watch=False)

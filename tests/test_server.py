@@ -265,7 +265,8 @@ def real(request, hasty_lm) -> Iterator[Callable[..., ServerModel]]:
             if stop and "</think>" in body.get("stop", []):
                 n = len(hasty_lm.encode([before])[0]) + 1
                 kept = request.param == "keeps the stop" and body["include_stop_str_in_output"]
-                choice = {"text": before + stop * kept, "finish_reason": "stop"}
+                full = kept and n == body["max_tokens"]  # as transformers serve says it
+                choice = {"text": before + stop * kept, "finish_reason": "length" if full else "stop"}
                 if request.param == "says the stop":
                     choice |= {"stop_reason": stop, "token_ids": hasty_lm.encode([before + stop])[0]}
             self.reply(200, {"choices": [choice], "usage": {"completion_tokens": n}})
@@ -283,7 +284,9 @@ def real(request, hasty_lm) -> Iterator[Callable[..., ServerModel]]:
 
 def test_thoughts_are_forced_through_a_server_as_they_are_here(real, hasty_lm):
     prompts = ["How do I make a box?", "Hi", "Tom has 3 apples", "glue and wood"]
+    first = min(len(one.thought.split()) for one in answer(hasty_lm, prompts, "on", Decoding(40)) if one.thought)
     for decoding in (
+        Decoding(first + 1, forced_thought_tokens=40, wait=" wait,"),  # the end of thought is the last token
         Decoding(40, forced_thought_tokens=15, wait=" wait,"),
         Decoding(40, forced_thought_tokens=40, wait=" wait,", max_waits=2),
         Decoding(9, forced_thought_tokens=9, wait=" wait,"),
