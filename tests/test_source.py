@@ -257,3 +257,19 @@ def test_an_alignment_set_that_falls_short_says_why_each_answer_was_dropped(plac
     assert "harmful prompts got a usable answer but alignment.n_harmful is 2; lower it (dropped: " in said
     assert "truncated" in said
     assert "2 overlapping" in said
+
+
+@needs_rows
+def test_an_alignment_set_goes_on_with_the_declared_share_and_says_so(tmp_path, capsys):
+    changes = {"alignment.n_harmful": 60, "alignment.n_benign": 0, "probe.n_train": 8, "classifier.n_prompts": 20}
+    study = Study(profile(FOLDER, **changes, **{"data.least_share": 0.1}), Store(tmp_path))
+    examples, counts = study.alignment_set()
+    found = counts.set_index("verdict")
+    most = study.source.available("alignment")[0]
+    assert 6 <= len(examples) == found.loc["refusal", "n"] < 60
+    assert found["n"].drop("overlapping").sum() == most  # every prompt was asked, in two rounds
+    assert found.loc["overlapping", "n"] == study.source.left_out(True)
+    assert found.index[found["kept"]].tolist() == ["refusal"]
+    assert f"only {len(examples)} of {most} harmful prompts got a usable answer; the study goes on" in (
+        " ".join(capsys.readouterr().err.split())
+    )
