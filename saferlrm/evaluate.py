@@ -50,8 +50,8 @@ def scorecard(
         ``harmful``), ``mode``, ``verdict``, ``refused``, ``attack_success`` (harmful prompts, else missing),
         ``correct`` (problems, else missing), ``truncated``, ``sample``, ``n_thought_tokens``, ``n_tokens``,
         ``thought``, ``answer``. Where the judge failed, ``refused`` and ``attack_success`` are missing and ``unjudged``
-        says why (also where it is not sure that an answer is ``correct``); where it grades, ``harm_score`` is its grade.
-        These two columns are there only if they say something.
+        says why (also where it is not sure that an answer is ``correct``); where it grades, ``harm_score`` is the
+        grade. These two columns are there only if they say something.
     """
     judge = judge or WorldJudge()
     if samples > 1 and decoding.temperature == 0:
