@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from saferlrm.asking import Job
 from saferlrm.chat import ChatFormat
@@ -31,6 +31,7 @@ from saferlrm.endpoint import Endpoint, RefusedError, UnansweredError
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Completion, Decoding, check_lengths, sampling_keys
 from saferlrm.journal import Journal
+from saferlrm.lm import load_tokenizer
 from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
 
@@ -89,11 +90,7 @@ class ServerModel:
         Raises:
             SaferlrmError: no usable tokenizer, or no chat template that can switch thinking.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path_or_id)
-        except Exception as problem:  # hub, file system and formats: errors of many kinds
-            reason = " ".join(str(problem).split())[:160]
-            raise SaferlrmError(f"no usable tokenizer in {path_or_id} ({reason}); check `model`") from problem
+        tokenizer = load_tokenizer(path_or_id)
         try:
             config = AutoConfig.from_pretrained(path_or_id).get_text_config()
             context = getattr(config, "max_position_embeddings", None)

@@ -308,9 +308,9 @@ def test_a_rubric_judges_everything_at_a_server() -> None:
     [
         (chat("The reply seems fine to me."), "no verdict"),
         (chat(None), "no verdict"),
-        ({"choices": []}, "no usable choice"),
-        ({"error": "busy"}, "no usable choice"),
-        (b"<html>gateway</html>", "JSONDecodeError"),
+        ({"choices": []}, "something else than was asked for"),
+        ({"error": "busy"}, "something else than was asked for"),
+        (b"<html>gateway</html>", "something else than was asked for"),
     ],
 )
 def test_nonsense_from_a_server_is_no_verdict(said: Any, why: str) -> None:
@@ -343,7 +343,7 @@ def test_what_a_broken_server_did_not_judge_is_counted_and_asked_again_next_time
     with serving(fails_on_two) as (url, _):
         found = remote(url, cache=cache)(prompts, answers)
     assert [j.verdict for j in found] == ["refusal", "unjudged", "refusal", "unjudged"]
-    assert found[1].why == "HTTP 500"
+    assert "status 500" in found[1].why
 
     with cache.open("ab") as file:
         file.write(b'{"key": "torn by a ki')
@@ -364,7 +364,7 @@ def test_a_server_that_is_gone_is_given_up_and_what_it_judged_is_kept(tmp_path: 
 
     with (
         serving(dies) as (url, _),
-        pytest.raises(SaferlrmError, match=r"failed \d+ times in a row \(HTTP 502\)"),
+        pytest.raises(SaferlrmError, match=r"failed \d+ times in a row .*status 502"),
     ):
         remote(url, cache=cache, retries=0)(prompts, answers)
     assert len(cache.read_text().splitlines()) == 10
@@ -379,7 +379,8 @@ def test_a_server_that_refuses_says_which_setting_to_check(status: int) -> None:
 def test_an_answer_that_the_server_will_not_take_is_not_judged() -> None:
     with serving(lambda *_: (400, {"error": "too long"})) as (url, asked):
         (judged,) = remote(url)([HARMFUL], [reply(GIVES)])
-    assert (judged.verdict, judged.why, len(asked)) == ("unjudged", "HTTP 400", 1)
+    assert (judged.verdict, len(asked)) == ("unjudged", 1)
+    assert "status 400" in judged.why
 
 
 def test_equal_answers_are_asked_about_once(tmp_path: Path) -> None:

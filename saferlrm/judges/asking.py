@@ -11,10 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -23,10 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from saferlrm.endpoint import KEY, Endpoint, RefusedError, UnansweredError
 from saferlrm.errors import SaferlrmError
+from saferlrm.journal import Journal
+from saferlrm.lm import load_tokenizer
 from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
 from saferlrm.training import quiet_transformers
@@ -149,7 +147,7 @@ class Local:
         if self._loaded is None:
             try:
                 with quiet_transformers():
-                    tokenizer = AutoTokenizer.from_pretrained(self.name)
+                    tokenizer = load_tokenizer(self.name)
                     model, report = AutoModelForCausalLM.from_pretrained(
                         self.name, dtype=self.dtype, use_safetensors=True, output_loading_info=True
                     )
@@ -171,18 +169,18 @@ class Local:
 
 
 class Server:
-    """An OpenAI-compatible server. ``OPENAI_API_KEY`` is sent if it is set.
+    """An OpenAI-compatible server behind an :class:`saferlrm.endpoint.Endpoint`, which repeats what may pass.
 
-    Too many requests, server errors and lost connections are tried again after 1, 2, 4 … seconds (or what the server
-    asks for, at most a minute). A question that fails for good is reported as failed; a server that fails many in a row
-    is given up with an error, and what it has said is kept.
+    A question that fails for good is reported as failed; a server that fails many in a row is given up with an error,
+    and what it has said is kept.
     """
 
-    AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
     FIRST_WAIT = 1.0
 
     def __init__(self, url: str, name: str, settings: ServerSettings | None = None) -> None:
-        self.url, self.name, self.settings = url.rstrip("/"), name, settings or ServerSettings()
+        self.name, self.settings = name, settings or ServerSettings()
+        limits = {"timeout": self.settings.timeout, "retries": self.settings.retries}
+        self.endpoint = Endpoint(url, **limits, parallel=self.settings.parallel, first_wait=self.FIRST_WAIT)
 
     def cut(self, text: str, tokens: int | None = None) -> str:
         return text if tokens is None else text[: tokens * CHARACTERS_PER_TOKEN]
@@ -196,114 +194,70 @@ class Server:
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    place, (reply, reached) = running.pop(future), future.result()
-                    lost = 0 if reached else lost + 1
+                    place, (reply, answered) = running.pop(future), future.result()
+                    lost = 0 if answered else lost + 1
                     yield place, reply
                     if lost < patience and (following := next(places, None)) is not None:
                         running[pool.submit(self._one, questions[following])] = following
         if lost >= patience:
             raise SaferlrmError(
-                f"the judge's server {self.url} failed {lost} times in a row ({reply.failed}); see to it and run "
-                "again: what it has judged is kept"
+                f"the judge's server failed {lost} times in a row ({reply.failed}); see to it and run again: what it "
+                "has judged is kept"
             )
 
     def _one(self, question: Question) -> tuple[Reply, bool]:
-        """The reply, and whether the server could be reached at all."""
-        kind, body = "completions", {"prompt": question.text}
+        """The reply, and whether the server answered at all."""
+        path, body = "/completions", {"prompt": question.text}
         if question.messages:
-            kind = "chat/completions"
+            path = "/chat/completions"
             body = {"messages": [{"role": role, "content": content} for role, content in question.messages]}
         body |= {"model": self.name, "max_tokens": question.max_new_tokens, "temperature": 0}
         body |= {"logprobs": 20} if question.choices else {}
-        why = ""
-        for attempt in range(self.settings.retries + 1):
-            try:
-                return self._read(self._post(kind, body), question), True
-            except urllib.error.HTTPError as error:
-                why = f"HTTP {error.code}"
-                if error.code in (401, 403, 404):
-                    raise SaferlrmError(
-                        f"{self.url} refuses the judge's request ({why}); check judge.url, judge.model, OPENAI_API_KEY"
-                    ) from error
-                if error.code not in self.AGAIN:
-                    return Reply(failed=why), True
-                asked = error.headers.get("Retry-After", "")
-            except (OSError, ValueError) as error:  # no connection, a timeout, or no JSON
-                why, asked = f"{type(error).__name__}: {error}"[:120], ""
-            if attempt < self.settings.retries:
-                pause = float(asked) if asked.replace(".", "", 1).isdigit() else self.FIRST_WAIT * 2**attempt
-                time.sleep(min(60.0, pause))
-        return Reply(failed=why), False
-
-    def _post(self, kind: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {os.environ['OPENAI_API_KEY']}"
-        request = urllib.request.Request(f"{self.url}/{kind}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.settings.timeout) as response:
-            return json.loads(response.read())
-
-    @staticmethod
-    def _read(body: Any, question: Question) -> Reply:
         try:
-            choice = body["choices"][0]
-            if question.choices:
-                first = choice["logprobs"]["top_logprobs"][0]
-                mass = dict.fromkeys(question.choices, 0.0)
-                for token, logprob in first.items():
-                    if token.strip() in mass:
-                        mass[token.strip()] += exp(logprob)
-                return Reply(probabilities=tuple(mass.values()))
-            text = choice["message"]["content"] if question.messages else choice["text"]
-            return Reply(text=str(text or ""))
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            return Reply(failed=f"the server's reply has no usable choice ({type(error).__name__})")
+            return self.endpoint.post(path, body, lambda found: _usable(found, question)), True
+        except RefusedError as error:
+            if error.status in (401, 403, 404):
+                raise SaferlrmError(f"{error}; check judge.url, judge.model and {KEY}") from error
+            return Reply(failed=str(error)), True
+        except UnansweredError as error:
+            return Reply(failed=str(error)), False
 
 
-class Cache:
-    """Replies by question, in a file of JSON lines that several processes may append to; no path, no file."""
+def _usable(body: Any, question: Question) -> Reply:
+    """What a server's JSON says; fails if it has another shape."""
+    choice = body["choices"][0]
+    if question.choices:
+        mass = dict.fromkeys(question.choices, 0.0)
+        for token, logprob in choice["logprobs"]["top_logprobs"][0].items():
+            if token.strip() in mass:
+                mass[token.strip()] += exp(logprob)
+        return Reply(probabilities=tuple(mass.values()))
+    text = choice["message"]["content"] if question.messages else choice["text"]
+    return Reply(text=str(text or ""))
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._known: dict[str, Reply] | None = None
 
-    def replies(self, backend: Backend, questions: Sequence[Question], what: str) -> list[Reply]:
-        """A reply to every question, asking ``backend`` for those that have none yet."""
-        known = self._read()
-        keys = [_key(backend.name, question) for question in questions]
+def replies(backend: Backend, questions: Sequence[Question], what: str, kept: Path | None = None) -> list[Reply]:
+    """A reply to every question; equal ones are asked once, and those in the file ``kept`` not at all.
+
+    Args:
+        what: says what is going on beside the progress bar.
+    """
+    keys = [_key(backend.name, question) for question in questions]
+    with Journal(kept) as journal:
+        known = {key: _read(record) for key in keys if (record := journal.get(key)) is not None}
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in known}
-        order, fresh = list(missing), dict[str, Reply]()
+        order = list(missing)
         if missing:
             for place, reply in track(backend.ask(list(missing.values())), what, len(missing)):
-                fresh[order[place]] = reply
+                known[order[place]] = reply
                 if reply.failed is None:
-                    known[order[place]] = reply
-                    self._append(order[place], reply)
-        return [known[key] if key in known else fresh[key] for key in keys]
+                    journal.put(order[place], {k: v for k, v in asdict(reply).items() if v is not None})
+    return [known[key] for key in keys]
 
-    def _read(self) -> dict[str, Reply]:
-        if self._known is None:
-            self._known = {}
-            if self.path is not None and self.path.is_file():
-                for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                    try:
-                        row = json.loads(line)
-                        numbers = row.get("probabilities")
-                        self._known[row["key"]] = Reply(row.get("text"), tuple(numbers) if numbers else None)
-                    except (ValueError, KeyError, TypeError, AttributeError):
-                        continue  # a line that a killed process did not finish
-        return self._known
 
-    def _append(self, key: str, reply: Reply) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"key": key} | {name: value for name, value in asdict(reply).items() if value is not None}
-        with FileLock(self.path.with_suffix(".lock")), self.path.open("ab+") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            start = b"" if end == 0 or file.read(1) == b"\n" else b"\n"
-            file.write(start + json.dumps(row).encode() + b"\n")
+def _read(record: dict[str, Any]) -> Reply:
+    numbers = record.get("probabilities")
+    return Reply(record.get("text"), tuple(numbers) if numbers else None)
 
 
 def _key(name: str, question: Question) -> str:

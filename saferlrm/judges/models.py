@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from saferlrm.errors import SaferlrmError
-from saferlrm.judges.asking import Backend, Cache, Local, Question, Reply, Server
+from saferlrm.judges.asking import Backend, Local, Question, Reply, Server, replies
 from saferlrm.judges.rules import RuleJudge, by_rule, is_correct
 from saferlrm.judges.types import Judge, Judgement, Verdict
 from saferlrm.profile import JudgeSettings, ServerSettings
@@ -35,8 +35,8 @@ class ModelJudge:
     default_model: ClassVar[str | None] = None
     asks_about_harmless: ClassVar[bool] = False
 
-    def __init__(self, backend: Backend, settings: JudgeSettings, cache: Cache | None = None) -> None:
-        self.backend, self.settings, self.cache = backend, settings, cache or Cache(None)
+    def __init__(self, backend: Backend, settings: JudgeSettings, kept: Path | None = None) -> None:
+        self.backend, self.settings, self.kept = backend, settings, kept
         self.reads_thought = settings.reads_thought
         self.name = f"{settings.kind} ({backend.name}{', reads the thought' if self.reads_thought else ''})"
 
@@ -54,10 +54,9 @@ class ModelJudge:
             i for i, (prompt, text) in enumerate(zip(prompts, shown, strict=True))
             if text and prompt.answer is None and (prompt.harmful or self.asks_about_harmless)
         ]  # fmt: skip
-        replies = self.cache.replies(
-            self.backend, [self.question(prompts[i].text, shown[i]) for i in asked], f"judging with {self.backend.name}"
-        )
-        for i, reply in zip(asked, replies, strict=True):
+        questions = [self.question(prompts[i].text, shown[i]) for i in asked]
+        said = replies(self.backend, questions, f"judging with {self.backend.name}", self.kept)
+        for i, reply in zip(asked, said, strict=True):
             judged = self.read(reply) if reply.failed is None else None
             if judged is None:
                 why = reply.failed or "the judge's reply is no verdict"
@@ -250,7 +249,7 @@ def make_judge(
 
     Args:
         server: how many requests at once, retries and timeout, where ``settings.url`` names a server.
-        cache: file of JSON lines for what language models replied; ``None`` keeps it in memory.
+        cache: file of JSON lines for what language models replied; ``None`` keeps nothing.
         device: where a local language model goes.
 
     Raises:
@@ -268,7 +267,7 @@ def make_judge(
         backend: Backend = Server(settings.url, model, server)
     else:
         backend = Local(model, settings.batch_size, device)
-    return kind(backend, settings, Cache(cache))
+    return kind(backend, settings, cache)
 
 
 def _fill(form: str, request: str, reply: str) -> str:
