@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from saferlrm.errors import SaferlrmError
+from saferlrm.finished import FinishedStore
 from saferlrm.profile import Profile
 from saferlrm.store import Artefact, Store, results_folder
 from saferlrm.study import Study
 
 # Weights of the encoder (90 MB) are trained again where they are wanted; what they were used for does ship.
 LEFT_OUT = frozenset({"classifier"})
-
-
-class FinishedStore(Store):
-    """A store that finds stages and never builds one; remembers what it was asked for."""
-
-    def __init__(self, root: Path, shipped: Path | None = None) -> None:
-        super().__init__(root, shipped)
-        self.found: dict[str, Artefact] = {}
-
-    def load_or_compute(
-        self,
-        stage: str,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Artefact],
-        build: Callable[[Path], None],
-        code: str,
-    ) -> Artefact:
-        def refuse(folder: Path) -> None:
-            raise SaferlrmError(f"stage {stage} is not finished for this code and these settings; run: saferlrm run")
-
-        artefact = super().load_or_compute(stage, settings, inputs, refuse, code)
-        self.found[artefact.key] = artefact
-        return artefact
 
 
 def finished_stages(profile: Profile | str, store: FinishedStore) -> list[Artefact]:

@@ -10,8 +10,8 @@ from saferlrm import ablations, conditions
 from saferlrm.cli import app
 from saferlrm.conditions import CARD_SUITES, condition
 from saferlrm.errors import SaferlrmError
+from saferlrm.finished import FinishedStore
 from saferlrm.profile import load_profile
-from saferlrm.ship import FinishedStore
 from saferlrm.store import Store
 from saferlrm.study import Study
 from saferlrm.verdicts import Results

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from saferlrm.errors import SaferlrmError
-from saferlrm.ship import LEFT_OUT, FinishedStore, finished_stages
+from saferlrm.finished import FinishedStore
+from saferlrm.ship import LEFT_OUT, finished_stages
 from saferlrm.store import results_folder
 
 

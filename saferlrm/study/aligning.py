@@ -228,9 +228,11 @@ class Aligning(AlignmentSet):
 
     def evaluation(self, names: tuple[str, ...] = ("sft", "presafe")) -> pd.DataFrame:
         """Scorecards before alignment and of every method and alignment seed, one below the other."""
-        cards = [self.scorecard()]
-        cards += [self.scorecard(name, seed) for name in names for seed in self.profile.seeds]
-        return pd.concat(cards, ignore_index=True)
+        if self._workers(names) > 1:  # what the methods share is computed once, here
+            for name in names:
+                self.sources(name)
+        calls = [(BEFORE, None), *((name, seed) for name in names for seed in self.profile.seeds)]
+        return pd.concat(self.side_by_side("scorecard", calls), ignore_index=True)
 
 
 def _asked(example: AlignmentExample) -> Prompt:

@@ -11,14 +11,15 @@ import pandas as pd
 from saferlrm.classifier import predict, train_classifier
 from saferlrm.classifier_report import learning_curve, report_classifier
 from saferlrm.store import say
-from saferlrm.study.base import Base, digest
+from saferlrm.study.base import digest
+from saferlrm.study.side_by_side import SideBySide
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
 _REPORT = "saferlrm.classifier_report"
 
 
-class Deciding(Base):
+class Deciding(SideBySide):
     """Stages of the safety-decision classifier."""
 
     def decisions(self) -> pd.DataFrame:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import pandas as pd
-import torch
 
 from saferlrm import attacks
 from saferlrm.conditions import BEFORE, CARD_SUITES, PREFILLED_TOKENS, Condition, condition
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.lm import LanguageModel
-from saferlrm.profile import Profile
-from saferlrm.progress import track
-from saferlrm.store import Artefact, Store
+from saferlrm.store import Artefact
 from saferlrm.study.aligning import Aligning
 from saferlrm.suites.types import Prompt
 
@@ -49,26 +42,6 @@ class Evidence(Aligning):
             for one in {one.name: one for one, _ in pairs if one.method != BEFORE}.values():
                 self.of(one).sources(one.method)
         return pd.concat(self.side_by_side("card", pairs), ignore_index=True)
-
-    def side_by_side(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What a method of this study returns for each of several calls.
-
-        Worker processes of one thread each compute the stages behind it first, so that the method finds them finished.
-        A small model keeps one core busy and a second one hardly: two processes do half as much again in the same time.
-        """
-        workers = self._workers(calls)
-        if workers > 1:
-            study = (self.profile.model_dump_json(), self.store.root, self.store.shipped)
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-                waiting = pool.map(_call, *zip(*((study, method, call) for call in calls), strict=True))
-                for _ in track(waiting, method.strip("_").replace("_", " "), len(calls)):
-                    pass
-        return [getattr(self, method)(*call) for call in calls]
-
-    def _workers(self, calls: Sequence[Any]) -> int:
-        on_gpu = self.profile.device.startswith("cuda") or torch.cuda.is_available()
-        return 1 if on_gpu else min(self.profile.evidence.workers, len(calls))
 
     def card(self, one: Condition, seed: int) -> pd.DataFrame:
         """Tidy rows of one condition and alignment seed, without texts.
@@ -201,22 +174,6 @@ def runs(listed: Sequence[C], seeds: Sequence[int]) -> list[tuple[C, int]]:
 
 def _named(one: Condition | str) -> Condition:
     return condition(one) if isinstance(one, str) else one
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
-
-
-def _call(study: tuple[str, Path, Path | None], method: str, arguments: tuple[Any, ...]) -> None:
-    getattr(_study(*study), method)(*arguments)  # the result is in the store
-
-
-@functools.lru_cache(maxsize=4)
-def _study(profile: str, root: Path, shipped: Path | None) -> Evidence:
-    from saferlrm.study import Study
-
-    return Study(Profile.model_validate_json(profile), Store(root, shipped))
 
 
 def tidy(rows: pd.DataFrame) -> pd.DataFrame:

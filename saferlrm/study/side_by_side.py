@@ -1,0 +1,67 @@
+"""Several calls of one study side by side, in worker processes that share its store."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saferlrm.finished import FinishedStore, UnfinishedError
+from saferlrm.profile import Profile
+from saferlrm.progress import track
+from saferlrm.store import Store
+from saferlrm.study.base import Base
+
+
+class SideBySide(Base):
+    """A study that uses all cores of a CPU where one model keeps only one of them busy."""
+
+    def side_by_side(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What a method of this study returns for each of several calls.
+
+        Where several are not finished, worker processes of one thread each compute the stages behind them first. A
+        small model keeps one core busy and a second one hardly: two processes do half as much again in the same time.
+        """
+        missing = [call for call in calls if not self._finished(method, call)]
+        workers = self._workers(missing)
+        if workers > 1:
+            study = (self.profile.model_dump_json(), self.store.root, self.store.shipped)
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+                waiting = pool.map(_call, *zip(*((study, method, call) for call in missing), strict=True))
+                for _ in track(waiting, method.strip("_").replace("_", " "), len(missing)):
+                    pass
+        return [getattr(self, method)(*call) for call in calls]
+
+    def _finished(self, method: str, call: tuple[Any, ...]) -> bool:
+        try:
+            getattr(type(self)(self.profile, FinishedStore(self.store.root, self.store.shipped)), method)(*call)
+        except UnfinishedError:
+            return False
+        return True
+
+    def _workers(self, calls: Sequence[Any]) -> int:
+        on_gpu = self.profile.device.startswith("cuda") or torch.cuda.is_available()
+        return 1 if on_gpu else min(self.profile.evidence.workers, len(calls))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
+
+
+def _call(study: tuple[str, Path, Path | None], method: str, arguments: tuple[Any, ...]) -> None:
+    getattr(_study(*study), method)(*arguments)  # the result is in the store
+
+
+@functools.lru_cache(maxsize=4)
+def _study(profile: str, root: Path, shipped: Path | None) -> Base:
+    from saferlrm.study import Study
+
+    return Study(Profile.model_validate_json(profile), Store(root, shipped))
