@@ -22,7 +22,7 @@ from saferlrm.generate import Answer, Decoding, answer
 from saferlrm.judges import Judge, WorldJudge
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.plots import alt_text
-from saferlrm.profile import GrowthSettings, Profile, load_profile
+from saferlrm.profile import GrowthSettings, LoadingSettings, Profile, load_profile
 from saferlrm.server import ServerModel
 from saferlrm.store import (
     Artefact,
@@ -82,11 +82,14 @@ class Base:
     def model_key(self) -> str:
         """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name.
 
-        A server's name of the model is part of it: nothing vouches that it serves these very weights.
+        Settings of loading that differ from the default are part of it, and so is a server's name of the model: nothing
+        vouches that it serves these very weights.
         """
+        loading = self.profile.loading
+        key = self._weights_key if loading == LoadingSettings() else f"{self._weights_key} {loading.model_dump_json()}"
         if self.profile.server.url is not None:
-            return f"{self._weights_key} served as {self.profile.server.model or self.model}"
-        return self._weights_key
+            return f"{key} served as {self.profile.server.model or self.model}"
+        return key
 
     @cached_property
     def _weights_key(self) -> str:
