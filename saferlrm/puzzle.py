@@ -112,6 +112,8 @@ def _first_token_after(lm: LanguageModel, ids: list[int], characters: int) -> in
 
 def _written(lm: LanguageModel, token: int) -> str:
     text = lm.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    if text == lm.chat.end_of_turn:
+        return "(end)"
     return f"“{text}”" if text.strip() else repr(text)
 
 

@@ -29,7 +29,7 @@ SAMPLES = 15
 # Thinking solves nearly all problems of the organism, so a vote has nothing to mend there. The other two regimes leave
 # room: answers without a thought, and thoughts at a temperature that spoils them.
 REGIMES = (Regime("thinking", "on", 0.7), Regime("no thinking", "off", 0.7), Regime("thinking, hot", "on", 1.3))
-DECIDED = (Regime("thinking", "on", 0.7),)
+DECIDED = (REGIMES[0], REGIMES[2])
 DECISION_SUITES = ("harmful_unseen", "harmful_novel_wrapped", "benign")
 # Lengths of thought, as shares of the profile's forced length: organism 4 to 48 tokens cut, 24 to 96 forced.
 CUT_SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 1.0)
