@@ -80,25 +80,26 @@ def choose_threshold(harmful: ArrayLike, p: ArrayLike, ratio: float, base_rate: 
 
 
 def decisions(
-    validation: tuple[ArrayLike, ArrayLike],
-    test: tuple[ArrayLike, ArrayLike],
-    ratios: Sequence[float] = RATIOS,
-    base_rate: float = 0.5,
+    predictions: pd.DataFrame, ratios: Sequence[float] = RATIOS, base_rate: float = 0.5
 ) -> pd.DataFrame:
     """For each cost ratio: the threshold chosen on validation prompts, and what it does there and on test prompts.
 
     Args:
-        validation, test: (harmful, p).
+        predictions: ``prompts`` (``validation`` or ``test``), ``harmful``, ``p_refuse``.
 
     Returns:
         One row per ratio and set: ``ratio``, ``threshold``, ``elkan`` (what calibration would ask for), ``prompts``
         (``validation`` or ``test``), ``miss`` and ``false_alarm`` with bounds, ``n_harmful``, ``n_harmless``, ``cost``,
         and ``least``: the cost of the best threshold on these very prompts, which nobody knows beforehand.
     """
+    sets = {}
+    for name in ("validation", "test"):
+        part = predictions[predictions["prompts"] == name]
+        sets[name] = part["harmful"].to_numpy(bool), part["p_refuse"].to_numpy(float)
     rows = []
     for ratio in ratios:
-        threshold = choose_threshold(*validation, ratio, base_rate)
-        for name, (harmful, p) in (("validation", validation), ("test", test)):
+        threshold = choose_threshold(*sets["validation"], ratio, base_rate)
+        for name, (harmful, p) in sets.items():
             found, whole = at_threshold(harmful, p, threshold), curve(harmful, p)
             miss, alarm = found["miss"], found["false_alarm"]
             rows.append(

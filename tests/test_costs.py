@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from saferlrm import costs
@@ -76,9 +77,9 @@ def test_few_false_alarms_are_many_requests_at_scale():
 def test_decisions_transfer_or_do_not():
     rng = np.random.default_rng(4)
     harmful = np.arange(400) % 2 == 0
-    validation = (harmful, np.clip(rng.normal(0.2 + 0.6 * harmful, 0.1), 0, 1))
-    test = (harmful, np.clip(rng.normal(0.4 + 0.2 * harmful, 0.2), 0, 1))
-    table = costs.decisions(validation, test, (1, 10))
+    sets = {"validation": rng.normal(0.2 + 0.6 * harmful, 0.1), "test": rng.normal(0.4 + 0.2 * harmful, 0.2)}
+    made = [pd.DataFrame({"prompts": name, "harmful": harmful, "p_refuse": p.clip(0, 1)}) for name, p in sets.items()]
+    table = costs.decisions(pd.concat(made), (1, 10))
     assert table.groupby("ratio")["threshold"].nunique().tolist() == [1, 1]
     assert (table["least"] <= table["cost"] + 1e-12).all()
     by = table.set_index(["ratio", "prompts"])["cost"]

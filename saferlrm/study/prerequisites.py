@@ -5,6 +5,7 @@ Stages of notebook 01, and the validation prompts on which notebook 04 chooses a
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Prerequisites(Evidence):
         self.save_rows("sizes", rows)
         self.save_table("01_sizes", table)
         return table
+
+    def measured_sizes(self) -> pd.DataFrame:
+        """What :meth:`sizes` found, from the results folder; an empty table where it has not run."""
+        path = self.out / "results" / "01_sizes.json"
+        return pd.DataFrame(json.loads(path.read_text())["rows"]) if path.is_file() else pd.DataFrame()
 
     def _of_size(self, size: int) -> pd.DataFrame:
         growth = self.profile.growth.model_copy(update={"hidden_size": size})
