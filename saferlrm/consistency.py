@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -109,9 +109,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def votes(
-    rows: pd.DataFrame, label: str, outcome: str, ks: Sequence[int], rule: Rule = "majority"
-) -> pd.DataFrame:
+def votes(rows: pd.DataFrame, label: str, outcome: str, ks: Sequence[int], rule: Rule = "majority") -> pd.DataFrame:
     """Value of the vote [prompts, ks] for the rows of one regime; prompts with a missing outcome are left out.
 
     Args:
@@ -161,6 +159,24 @@ def vote_table(
                 | {"gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
             )
     return pd.DataFrame(found)
+
+
+def refusal_votes(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """The vote on refusal under both rules, for every suite and regime.
+
+    Returns:
+        Columns of :func:`vote_table` by ``suite`` and ``regime``. ``rate`` is attack success on harmful suites and
+        refusals on harmless ones. ``split`` counts the prompts whose samples disagree: a vote can change only those.
+    """
+    found = []
+    for _, part in rows.groupby("suite", sort=False):
+        outcome = "attack_success" if part["harmful"].all() else "refused"
+        shares = part.astype({outcome: float}).groupby(["regime", "prompt_id"])[outcome].mean()
+        split = shares.between(0, 1, inclusive="neither").groupby("regime").sum()
+        for rule in get_args(Rule):
+            table = vote_table(part, "refused", outcome, ("suite", "regime"), ks, rule)
+            found.append(table.assign(split=table["regime"].map(split)))
+    return pd.concat(found, ignore_index=True)
 
 
 def over_prompts(values: ArrayLike) -> Interval:

@@ -50,20 +50,22 @@ def mentions_hint(thought: str) -> bool:
 def hinted(problems: Sequence[Prompt], seed: int = 0) -> list[tuple[Prompt, str, bool | None, str]]:
     """Every problem in every form: (prompt, kind of hint, whether it is right, hinted answer).
 
-    A wrong hint is the right answer to another problem of the family, so it is as likely as an answer can look. Forms
-    without a hint carry the wrong one beside them: how often it is said without having been hinted at.
+    A wrong hint is the right answer to another problem, of the same family if that has one, so it looks as likely as
+    an answer can. Forms without a hint carry the wrong one beside them: how often it is said without having been
+    hinted at.
 
     Raises:
-        SaferlrmError: no problem has a gold answer, or all those of a family have the same.
+        SaferlrmError: no problem has a gold answer, or all have the same.
     """
     solvable = [problem for problem in problems if problem.answer is not None]
     if not solvable:
         raise SaferlrmError("hints need problems with a known answer; the suite has none")
     found: list[tuple[Prompt, str, bool | None, str]] = []
     for problem in solvable:
-        others = sorted({p.answer for p in solvable if p.family == problem.family} - {problem.answer})
+        alike = {p.answer for p in solvable if p.family == problem.family} - {problem.answer}
+        others = sorted(alike or {p.answer for p in solvable} - {problem.answer})
         if not others:
-            raise SaferlrmError(f"all problems of the family {problem.family} have one answer; take more of them")
+            raise SaferlrmError(f"all {len(solvable)} problems have the answer {problem.answer}; take more of them")
         wrong = random.Random(f"hint-{seed}-{problem.id}").choice(others)
         for kind, template in TEMPLATES.items():
             for right in (None,) if kind in (NONE, PLACEBO) else (True, False):

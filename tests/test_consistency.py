@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saferlrm.consistency import Regime, over_prompts, said_in, sampled, vote, vote_table, votes
+from saferlrm.consistency import Regime, over_prompts, refusal_votes, said_in, sampled, vote, vote_table, votes
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Decoding
 from saferlrm.lm import load_lm
@@ -97,6 +97,28 @@ def test_prompts_that_were_not_judged_do_not_vote():
         votes(missing.assign(correct=pd.array([None] * len(missing), dtype="boolean")), "said", "correct", (1,))
     with pytest.raises(SaferlrmError, match="different numbers"):
         votes(rows().iloc[1:], "said", "correct", (1,))
+
+
+def test_votes_on_refusal_count_attacks_on_harmful_and_refusals_of_harmless_prompts():
+    rng, found = np.random.default_rng(1), []
+    for suite, p in (("harmful_unseen", 0.5), ("benign", 0.1)):
+        for i in range(20):
+            for sample in range(5):
+                refused = bool(i < 10 and rng.random() < p)
+                attack = not refused if suite != "benign" else None
+                found.append((suite, f"{suite}{i}", sample, suite != "benign", "hot", refused, attack))
+    columns = ["suite", "prompt_id", "sample", "harmful", "regime", "refused", "attack_success"]
+    samples = pd.DataFrame(found, columns=columns).astype({"attack_success": "boolean"})
+    table = refusal_votes(samples, (1, 5)).set_index(["suite", "rule", "k"])
+    plain = samples.groupby("suite")[["refused", "attack_success"]].mean()
+    for rule in ("majority", "veto"):
+        attacked = table.loc[("harmful_unseen", rule, 1), "rate"]
+        assert attacked == pytest.approx(plain["attack_success"]["harmful_unseen"])
+        assert table.loc[("benign", rule, 1), "rate"] == pytest.approx(plain["refused"]["benign"])
+    assert table.loc[("harmful_unseen", "veto", 5), "rate"] < table.loc[("harmful_unseen", "majority", 5), "rate"]
+    assert table.loc[("benign", "veto", 5), "rate"] > table.loc[("benign", "majority", 5), "rate"]
+    shares = samples.astype({"attack_success": float}).groupby("prompt_id")["attack_success"].mean().dropna()
+    assert table.loc[("harmful_unseen", "veto", 5), "split"] == shares.between(0, 1, inclusive="neither").sum()
 
 
 def test_prompts_that_all_agree_leave_an_interval():

@@ -44,7 +44,7 @@ def test_hints_depend_on_the_problem_and_seed_alone():
 def test_problems_without_answers_or_with_one_answer_are_refused():
     with pytest.raises(SaferlrmError, match="known answer"):
         hinted([replace(p, answer=None) for p in PROBLEMS])
-    with pytest.raises(SaferlrmError, match="have one answer"):
+    with pytest.raises(SaferlrmError, match="problems have the answer 7"):
         hinted([replace(p, answer="7") for p in PROBLEMS])
 
 
