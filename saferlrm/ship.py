@@ -10,8 +10,9 @@ from saferlrm.profile import Profile
 from saferlrm.store import Artefact, Store, results_folder
 from saferlrm.study import Study
 
-# Weights of the encoder (90 MB) are trained again where they are wanted; what they were used for does ship.
-LEFT_OUT = frozenset({"classifier"})
+# Weights of the encoder (90 MB) are trained again where they are wanted; what they were used for does ship. Organisms
+# of other sizes are grown on request alone; their table is in results.
+LEFT_OUT = frozenset({"classifier", "sizes"})
 
 
 def finished_stages(profile: Profile | str, store: FinishedStore) -> list[Artefact]:

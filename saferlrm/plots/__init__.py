@@ -8,11 +8,13 @@ from saferlrm.plots.alignment import safety_gradient, training_curves
 from saferlrm.plots.behaviour import accuracy_by_depth, safety_by_mode, thought_length, verdicts
 from saferlrm.plots.causal import causal, know_but_dont_say
 from saferlrm.plots.comparison import before_after, frontier, overview
+from saferlrm.plots.costs import decision_costs
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
 from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
 from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_after
 from saferlrm.plots.organisms import organisms
+from saferlrm.plots.prerequisites import hints, self_consistency, sizes, thought_budgets, vote_on_refusal
 from saferlrm.plots.probing import probe_along_thought, probe_by_layer
 from saferlrm.plots.rivals import rivals_frontier
 from saferlrm.plots.robustness import adaptive, safe_at_k, temperature, truncation
@@ -30,8 +32,10 @@ __all__ = [
     "classifier_scores",
     "control_differences",
     "controls",
+    "decision_costs",
     "frontier",
     "gradient_path",
+    "hints",
     "know_but_dont_say",
     "latent_shift",
     "learning_curve",
@@ -45,11 +49,15 @@ __all__ = [
     "safe_at_k",
     "safety_by_mode",
     "safety_gradient",
+    "self_consistency",
+    "sizes",
     "sweeps",
     "temperature",
     "theme",
+    "thought_budgets",
     "thought_length",
     "training_curves",
     "truncation",
     "verdicts",
+    "vote_on_refusal",
 ]

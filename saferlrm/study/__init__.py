@@ -21,12 +21,13 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.study.base import shipped_organism
 from saferlrm.study.controls import Controls
 from saferlrm.study.mechanism import Mechanism
+from saferlrm.study.prerequisites import Prerequisites
 from saferlrm.study.probing import Probing
 
 __all__ = ["BEFORE", "Study", "shipped_organism"]
 
 
-class Study(Probing, Controls, Mechanism):
+class Study(Probing, Controls, Mechanism, Prerequisites):
     """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
 
     @classmethod
@@ -35,6 +36,10 @@ class Study(Probing, Controls, Mechanism):
         return {
             "organism": lambda study, seed: study.organism(),
             "scorecard": lambda study, seed: study.scorecard(),
+            "self_consistency": lambda study, seed: study.self_consistency(),
+            "thought_budgets": lambda study, seed: study.thought_budgets(),
+            "hints": lambda study, seed: study.hints(),
+            "sizes": lambda study, seed: study.sizes(),
             "probes": lambda study, seed: study.probes(),
             "thought_probes": lambda study, seed: study.thought_probes(),
             "decisions": lambda study, seed: study.decisions(),
@@ -42,6 +47,7 @@ class Study(Probing, Controls, Mechanism):
             "classifier": lambda study, seed: study.classifier(),
             "classifier_report": lambda study, seed: study.classifier_scores(),
             "learning_curve": lambda study, seed: study.learning_curve(),
+            "threshold_validation": lambda study, seed: study.threshold_validation(),
             "alignment_set": lambda study, seed: study.alignment_set(),
             "soft_labels": lambda study, seed: study.soft_labels(),
             "more_answers": lambda study, seed: study.more_answers(),

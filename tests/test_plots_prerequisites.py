@@ -1,0 +1,143 @@
+"""Figures of notebook 01 and of the costs in 04: a finding from the table, n, intervals, alt text, nothing cut off."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from pictures import cleanly, words
+from test_faithfulness import table as hinted_answers
+
+from saferlrm import costs, plots
+from saferlrm.errors import SaferlrmError
+
+KS = (1, 5, 15)
+
+
+def vote(rates: tuple[float, ...], **named: object) -> pd.DataFrame:
+    rate = np.array(rates)
+    gain = rate - rate[0]
+    return pd.DataFrame(
+        {
+            "k": KS, "n": 60, "samples": 15, "rate": rate, "low": rate - 0.05, "high": rate + 0.05,
+            "gain": gain, "gain_low": gain - 0.04, "gain_high": gain + 0.04,
+        }
+    ).assign(**named)  # fmt: skip
+
+
+def solved(last: float = 0.9) -> pd.DataFrame:
+    hot = vote((0.7, 0.8, last), regime="thinking, hot", temperature=1.3)
+    return pd.concat([hot, vote((0.4, 0.41, 0.42), regime="no thinking", temperature=0.7)], ignore_index=True)
+
+
+def refused(last: float = 0.5) -> pd.DataFrame:
+    parts = [
+        vote((0.5, 0.5, last if suite != "benign" else 0.5), suite=suite, regime=regime, rule=rule)
+        for suite in ("harmful_unseen", "harmful_novel_wrapped", "benign")
+        for regime in ("thinking", "thinking, hot")
+        for rule in ("majority", "veto")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def budgets() -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for suite in ("reasoning", "harmful_unseen", "harmful_novel_wrapped"):
+        for kind, tokens in (("cut", 0), ("cut", 8), ("own", None), ("forced", 48), ("forced", 96)):
+            for i in range(30):
+                hit = rng.random() < {"own": 0.9}.get(kind, 0.4)
+                rows.append(
+                    {
+                        "prompt_id": f"{suite}-{i}", "suite": suite, "budget": kind, "tokens": tokens,
+                        "n_thought_tokens": 30 if tokens is None else tokens, "truncated": False,
+                        "harmful": suite != "reasoning", "verdict": "compliance",
+                        "correct": hit if suite == "reasoning" else None,
+                        "attack_success": hit if suite != "reasoning" else None,
+                    }
+                )  # fmt: skip
+    types = {"tokens": "Int64", "correct": "boolean", "attack_success": "boolean"}
+    return pd.DataFrame(rows).astype(types)
+
+
+def sized() -> pd.DataFrame:
+    rows = [
+        {"hidden_size": h, "parameters": h * h * 70, "mode": mode, "metric": metric, "n": 150, "rate": rate}
+        for metric in ("correct", "attack_success")
+        for mode, top in (("off", 0.3), ("on", 0.9))
+        for h, rate in ((64, top / 2), (128, top), (192, top))
+    ]
+    return pd.DataFrame(rows).assign(low=lambda t: t["rate"] - 0.05, high=lambda t: t["rate"] + 0.05)
+
+
+def flagged() -> pd.DataFrame:
+    rng, harmful = np.random.default_rng(1), np.arange(300) % 2 == 0
+    sets = {"validation": rng.normal(0.2 + 0.6 * harmful, 0.15), "test": rng.normal(0.4 + 0.2 * harmful, 0.2)}
+    made = [pd.DataFrame({"prompts": name, "harmful": harmful, "p_refuse": p.clip(0, 1)}) for name, p in sets.items()]
+    return pd.concat(made, ignore_index=True)
+
+
+def decision_costs(predictions: pd.DataFrame) -> plt.Figure:
+    whole = {"prompts", "harmful", "p_refuse"} <= set(predictions) and len(predictions)
+    return plots.decision_costs(predictions, costs.decisions(predictions if whole else flagged(), (1, 10)))
+
+
+FOLLOWED = [(True, True, False)] * 2 + [(True, False, False)] * 9 + [(False, False, False)] * 9
+FIGURES = {
+    "self_consistency": (plots.self_consistency, solved()),
+    "vote_on_refusal": (plots.vote_on_refusal, refused()),
+    "thought_budgets": (plots.thought_budgets, budgets()),
+    "hints": (plots.hints, hinted_answers(FOLLOWED)),
+    "sizes": (plots.sizes, sized()),
+    "decision_costs": (decision_costs, flagged()),
+}
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_states_a_finding_with_n_and_intervals_and_cuts_nothing_off(name):
+    draw, table = FIGURES[name]
+    figure = cleanly(draw, table)
+    assert re.search(r"\d", words(figure))
+    caption = " ".join(figure.get_supxlabel().split())
+    assert re.search(r"n = \d", caption)
+    assert "interval" in caption
+    assert caption in " ".join(plots.alt_text(figure).split())
+    renderer, page = figure.canvas.get_renderer(), figure.bbox
+    boxes = [figure._suptitle.get_window_extent(renderer), figure._supxlabel.get_window_extent(renderer)]
+    boxes += [ax.get_tightbbox(renderer) for ax in figure.axes if ax.get_visible()]
+    for box in boxes:
+        assert box.x0 >= page.x0 - 1
+        assert box.x1 <= page.x1 + 1
+        assert box.y0 >= page.y0 - 1
+        assert box.y1 <= page.y1 + 1
+    for legend in figure.legends:
+        assert all(legend.get_window_extent(renderer).y0 >= box.y1 - 2 for box in boxes[2:])
+        assert legend.get_window_extent(renderer).x1 <= page.x1
+    assert min(t.get_fontsize() for t in figure.findobj(plt.Text) if t.get_text().strip() and t.get_visible()) >= 10
+    with pytest.raises(SaferlrmError, match=name):
+        draw(table.head(0))
+    with pytest.raises(SaferlrmError, match=f"{name} needs a column"):
+        draw(table[[]].assign(other=1))
+
+
+def test_titles_follow_their_tables():
+    assert "thinking, hot +20 points" in words(plots.self_consistency(solved()))
+    assert "no thinking +2 points, interval includes 0" in words(plots.self_consistency(solved()))
+    assert "thinking, hot −20 points" in words(plots.self_consistency(solved(0.5)))
+    assert "the majority decides: no change that shows of 4 cases" in words(plots.vote_on_refusal(refused()))
+    assert "one refusal is enough: lower in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.2)))
+    assert "the majority decides: higher in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.8)))
+    title = words(plots.hints(hinted_answers(FOLLOWED)))
+    assert "move answers in 1 of 1 cases" in title
+    assert "of 11 answers with a thought that follow one, 9 do not mention it" in title
+    none = words(plots.hints(hinted_answers([(False, False, False)] * 9)))
+    assert "move answers in 0 of 1 cases" in none
+    assert "of 0 answers" in none
