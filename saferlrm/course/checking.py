@@ -1,8 +1,8 @@
 """``check("05.1", auxiliary_loss)``: the last line of every exercise's cell.
 
 It never raises. It prints one of three things: *passed* and what is worth keeping, *not solved yet* for a starter that
-nobody has touched, or *not right yet* with an input, what was expected, what came, and, where the results are those of a
-typical mistake, its name.
+nobody has touched, or *not right yet* with an input, what was expected, what came, and, where the results are those of
+a typical mistake, its name.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _mistake(exercise: Exercise, cases: list[Case], got: list[Any]) -> str | Non
     """The typical mistake that gives these very results, in words."""
     for mistake in exercise.mistakes:
         wrong = exercise.defined(mistake.code)
-        if all(_alike(_run(wrong, case.args), found, exercise.tolerance) for case, found in zip(cases, got, strict=True)):
+        results = [_run(wrong, case.args) for case in cases]
+        if all(_alike(one, found, exercise.tolerance) for one, found in zip(results, got, strict=True)):
             return mistake.says
     return None
 

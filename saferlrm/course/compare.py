@@ -73,7 +73,8 @@ def _numbers(expected: Any, got: Any, tolerance: float) -> str | None:
         return f"expected {shown(expected)}, got {shown(got)}, which is a {type(got).__name__}"
     found = _array(got)
     if right.shape != found.shape:
-        return f"expected the shape {right.shape or '() (a single number)'}, got {found.shape or '() (a single number)'}"
+        one, other = (array.shape or "() (a single number)" for array in (right, found))
+        return f"expected the shape {one}, got {other}"
     if found.dtype == object or (right.dtype == bool) != (found.dtype == bool):
         return f"expected {shown(expected)} of type {right.dtype}, got {shown(got)} of type {found.dtype}"
     missing = np.isnan(found.astype(float)) & ~np.isnan(right.astype(float))

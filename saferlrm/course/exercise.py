@@ -37,8 +37,8 @@ class Exercise:
 
     Attributes:
         id: number of the notebook and of the exercise, e.g. ``05.1``.
-        kind: *implement* a function; *find the bug* in the starter; *measure*: predict a number, then write the function
-            that reads it off the notebook's own results.
+        kind: *implement* a function; *find the bug* in the starter; *measure*: predict a number, then write the
+            function that reads it off the notebook's own results.
         stars: difficulty, 1 to 3.
         function: name of the function that is checked; starter and solution define it.
         learned: what is worth keeping; shown by a check that passes, and beside the solution.

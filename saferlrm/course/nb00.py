@@ -30,7 +30,8 @@ EXERCISES = (
         minutes=5,
         function="highest_rate",
         statement="""
-        A paper reports 0 successful attacks in $n$ prompts. Write the upper end of Wilson's interval (the formula above)
+        A paper reports 0 successful attacks in $n$ prompts. Write the upper end of Wilson's interval (the formula
+        above)
         for $\\hat p = 0$, as a function of $n$. Compare it with the rule of thumb $3/n$.
         """,
         hint="With $\\hat p = 0$ the centre and the half width are both $z^2/2n$, before the division by $1 + z^2/n$.",
@@ -101,5 +102,6 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Change `seed` to 1 and run the notebook again. Which numbers change, which must not, and do the new estimates lie within the old intervals?
+1. *(10 minutes)* Change `seed` to 1 and run the notebook again. Which numbers change, which must not, and do the
+   new estimates lie within the old intervals?
 """

@@ -57,8 +57,10 @@ EXERCISES = (
         minutes=10,
         function="vote",
         statement="""
-        Self-consistency (arXiv 2203.11171) samples several thoughts and lets their answers vote. Write the vote: answers
-        are compared without case and outer spaces and returned in that form, `None` (a sample without an answer) does not
+        Self-consistency (arXiv 2203.11171) samples several thoughts and lets their answers vote. Write the vote:
+        answers
+        are compared without case and outer spaces and returned in that form, `None` (a sample without an answer)
+        does not
         vote, a tie goes to the answer that came first, and without any vote the result is `None`.
         """,
         hint="`collections.Counter` keeps the order in which it met its keys, and `most_common` keeps it for ties.",
@@ -111,8 +113,10 @@ EXERCISES = (
         minutes=15,
         function="next_token",
         statement="""
-        A public evaluation of reasoning decoded with a repetition penalty of 1.2 (the idea is CTRL's, arXiv 1909.05858).
-        But a thought *must* repeat the numbers of its problem. Below is one step of greedy decoding. Mend two things: no
+        A public evaluation of reasoning decoded with a repetition penalty of 1.2 (the idea is CTRL's, arXiv
+        1909.05858).
+        But a thought *must* repeat the numbers of its problem. Below is one step of greedy decoding. Mend two
+        things: no
         penalty unless one is asked for, and a penalty, where it is wanted, must never make a token *more* likely.
         """,
         hint="Divide −1.0 by 1.2. Is the result larger or smaller?",
@@ -133,7 +137,8 @@ EXERCISES = (
                 scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
             return int(scores.argmax())
         ''',
-        learned="A decoding setting is part of the measurement. A penalty on repetition taxes thoughts, which repeat on "
+        learned="A decoding setting is part of the measurement. A penalty on repetition taxes thoughts, which repeat "
+        "on "
         "purpose, and so makes reasoning look worse than it is; thinking on and off then differ in more than thinking.",
         cases=_logits,
         mistakes=(
@@ -220,6 +225,8 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Write a *cups* problem of depth 2 in which the answer at once is wrong and the thought is right. Which short cut does the wrong answer reveal?
-2. *(15 minutes)* What does an answer at once score by guessing alone? Work it out for *cups* from the number of cups, and for *totals* from the range of the answers, and compare with the table by family.
+1. *(10 minutes)* Write a *cups* problem of depth 2 in which the answer at once is wrong and the thought is right.
+   Which short cut does the wrong answer reveal?
+2. *(15 minutes)* What does an answer at once score by guessing alone? Work it out for *cups* from the number of
+   cups, and for *totals* from the range of the answers, and compare with the table by family.
 """

@@ -41,20 +41,32 @@ def _probe_property(attempt: Callable[..., Any]) -> str | None:
     if not all(isinstance(run, tuple | list) and len(run) == 2 for run in runs):
         return "it should return two numbers, the probe's AUROC and the control's."
     if not (np.array_equal(given[1], y[:120]) and np.array_equal(given[3], y[120:])):
-        return "the labels that were given have been changed: shuffle a copy (`rng.permutation`), or the caller's are lost."
+        return (
+            "the labels that were given have been changed: shuffle a copy (`rng.permutation`), or the caller's "
+            "are lost."
+        )
     real, control = np.array(runs, float).T
     if np.isnan([real, control]).any():
         return "one of the AUROCs is NaN."
     if real.min() < 0.95:
-        return f"two groups that lie far apart should give a probe with AUROC near 1, got {real.min():.2f}; are labels and rows in the same order?"
+        return (
+            f"two groups that lie far apart should give a probe with AUROC near 1, got {real.min():.2f}; are "
+            "labels and rows in the same order?"
+        )
     if np.ptp(control) == 0:
         return "the control is the same for six seeds: use `seed` for the shuffle."
     if control.mean() > 0.75 or control.mean() < 0.25:
-        return f"the control learnt from shuffled labels should be near 0.5 on average, got {control.mean():.2f}; were the *training* labels shuffled, and the control fitted anew?"
+        return (
+            f"the control learnt from shuffled labels should be near 0.5 on average, got {control.mean():.2f}; "
+            "were the *training* labels shuffled, and the control fitted anew?"
+        )
     X, y = _data(rng, 80, 120, 0.0)
     noise = np.array([attempt(X[:40], y[:40], X[40:], y[40:], seed)[0] for seed in range(2)], float)
     if noise.mean() > 0.85:
-        return f"on pure noise with more dimensions than prompts the probe scores {noise.mean():.2f}: it was scored on the prompts that it was fitted on."
+        return (
+            f"on pure noise with more dimensions than prompts the probe scores {noise.mean():.2f}: it was scored "
+            "on the prompts that it was fitted on."
+        )
     scores = _ranked_only(attempt)
     return scores
 
@@ -66,7 +78,10 @@ def _ranked_only(attempt: Callable[..., Any]) -> str | None:
     test = X[150:] + np.array([8.0, 0.0, 0.0])
     found = float(attempt(X[:150], y[:150], test, y[150:], 0)[0])
     if found < 0.75:
-        return f"for test prompts that are all shifted alike the AUROC should stay above 0.75, got {found:.2f}: give it the scores (`decision_function`), not the decisions (`predict`)."
+        return (
+            f"for test prompts that are all shifted alike the AUROC should stay above 0.75, got {found:.2f}: give "
+            "it the scores (`decision_function`), not the decisions (`predict`)."
+        )
     return None
 
 
@@ -84,12 +99,18 @@ def _split_property(attempt: Callable[..., Any]) -> str | None:
                 return "it should return two lists of row numbers, training and test."
             train, test = (sorted(int(i) for i in part) for part in found)
             if sorted(train + test) != list(range(len(topics))):
-                return f"every row must be used once; of {len(topics)} rows, training and test have {len(train)} and {len(test)}."
+                return (
+                    f"every row must be used once; of {len(topics)} rows, training and test have {len(train)} and "
+                    f"{len(test)}."
+                )
             if not train or not test:
                 return f"for the topics {topics[:8]} and seed {seed} one side is empty."
             both = {topics[i] for i in train} & {topics[i] for i in test}
             if both:
-                return f"for the topics {topics[:8]} and seed {seed}, {sorted(both)[0]!r} is in training *and* in test: the probe can learn the topic by heart. Shuffle topics, not rows."
+                return (
+                    f"for the topics {topics[:8]} and seed {seed}, {sorted(both)[0]!r} is in training *and* in "
+                    "test: the probe can learn the topic by heart. Shuffle topics, not rows."
+                )
             splits.add((len(topics), tuple(test)))
     if len(splits) <= len(_groups()):
         return "four seeds give one and the same split; use `seed`."
@@ -121,7 +142,8 @@ EXERCISES = (
         minutes=10,
         function="direction",
         statement="""
-        Write $\\hat r = r / \\lVert r \\rVert$ with $r$ as in the theory above: from the mean state of the harmless prompts
+        Write $\\hat r = r / \\lVert r \\rVert$ with $r$ as in the theory above: from the mean state of the
+        harmless prompts
         to that of the harmful ones, at unit length (arXiv 2406.11717).
         """,
         hint="`X[y]` are the rows of the harmful prompts; `np.linalg.norm` gives a length.",
@@ -260,7 +282,8 @@ EXERCISES = (
         minutes=15,
         function="split",
         statement="""
-        Prompts come in several phrasings of one topic. This split shuffles rows and cuts, so that phrasings of one topic
+        Prompts come in several phrasings of one topic. This split shuffles rows and cuts, so that phrasings of one
+        topic
         land on both sides, and a probe that has learnt topics by heart looks as if it generalised. Let the split keep
         every topic on one side.
         """,
@@ -370,5 +393,6 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Set `position` to `prompt_last`. Does the chosen layer change, and does the gap between direct and unseen-jailbreak prompts become wider or narrower? Say what that means for where a head should read.
+1. *(10 minutes)* Set `position` to `prompt_last`. Does the chosen layer change, and does the gap between direct
+   and unseen-jailbreak prompts become wider or narrower? Say what that means for where a head should read.
 """

@@ -57,10 +57,12 @@ EXERCISES = (
         minutes=20,
         function="temperature",
         statement="""
-        Find the temperature $\\tau > 0$ that minimises the mean cross-entropy of $\\sigma(z / \\tau)$ against the labels.
+        Find the temperature $\\tau > 0$ that minimises the mean cross-entropy of $\\sigma(z / \\tau)$ against the
+        labels.
         Some logits are huge: write the loss so that it does not overflow.
         """,
-        hint="Cross-entropy of a logit $u$ is $\\log(1 + e^{u}) - y\\,u$, and `np.logaddexp(0, u)` computes the first term "
+        hint="Cross-entropy of a logit $u$ is $\\log(1 + e^{u}) - y\\,u$, and `np.logaddexp(0, u)` computes the "
+        "first term "
         "without overflow. Search over $\\log \\tau$ with `minimize_scalar`, say between −10 and 10.",
         imports=("import numpy as np", "from scipy.optimize import minimize_scalar"),
         starter='''
@@ -77,7 +79,8 @@ EXERCISES = (
 
             return float(np.exp(minimize_scalar(loss, bounds=(-10, 10), method="bounded").x))
         ''',
-        learned="One number, fitted on prompts that training never saw. It changes no ranking, so AUROC stays; it changes "
+        learned="One number, fitted on prompts that training never saw. It changes no ranking, so AUROC stays; it "
+        "changes "
         "what 0.9 means (arXiv 1706.04599).",
         cases=_logits,
         tolerance=0.02,
@@ -167,11 +170,13 @@ EXERCISES = (
         minutes=15,
         function="false_alarms",
         statement="""
-        In use nearly all prompts are harmless. With one harmful prompt in 1,000, and the rates that the classifier has on
+        In use nearly all prompts are harmless. With one harmful prompt in 1,000, and the rates that the classifier
+        has on
         the test prompts at your threshold: which share of the *flagged* prompts is harmless? Guess, then measure. If
         nothing is flagged, the share is 0.
         """,
-        hint="Take two rates from the table: how often harmful and how often harmless prompts are flagged. The table's own "
+        hint="Take two rates from the table: how often harmful and how often harmless prompts are flagged. The "
+        "table's own "
         "mixture of the two must not enter.",
         imports=("import pandas as pd",),
         guess="your guess: a share, 0 to 1",
@@ -190,7 +195,8 @@ EXERCISES = (
             return float(wrong / (wrong + found)) if wrong + found else 0.0
         ''',
         learned="A false-positive rate of 2 % sounds small; at one harmful prompt in 1,000 it means about twenty false "
-        "alarms for every true one. Report rates for each class; the share among the flagged belongs to a place of use.",
+        "alarms for every true one. Report rates for each class; the share among the flagged belongs to a "
+        "place of use.",
         cases=_predictions,
         mistakes=(
             Mistake(
@@ -224,5 +230,6 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Find a harmless prompt that the classifier flags. Which word does it? Replace one word at a time and watch the probability.
+1. *(10 minutes)* Find a harmless prompt that the classifier flags. Which word does it? Replace one word at a time
+   and watch the probability.
 """

@@ -39,7 +39,10 @@ def _gradient_property(attempt: Any) -> str | None:
     found.backward()
     right = (torch.sigmoid(logits.detach()) - torch.tensor([0.9, 0.3])) / 2
     if not torch.allclose(logits.grad, right, atol=1e-5):
-        return f"the gradient to the logits should be (σ(logit) − q)/n, {right.tolist()}, and is {logits.grad.tolist()}."
+        return (
+            f"the gradient to the logits should be (σ(logit) − q)/n, {right.tolist()}, and is "
+            f"{logits.grad.tolist()}."
+        )
     return None
 
 
@@ -58,11 +61,11 @@ def _turns() -> list[Case]:
     return [
         Case(([(user, "2 + 3?"), (model, "<think>2, then 3 more: 5</think>5")],), "one turn"),
         Case(
-            ([(user, "Hi"), (model, "<think>a greeting</think>Hello"), (user, "1 + 1?"), (model, "<think>2</think>2")],),
+            ([(user, "Hi"), (model, "<think>polite</think>Hello"), (user, "1 + 1?"), (model, "<think>2</think>2")],),
             "two turns",
         ),
         Case(([(user, "Hi"), (model, "Hello")],), "a reply without a thought"),
-        Case(([(user, "What does </think> mean?"), (model, "<think>a tag</think>It ends a thought.")],), "the user writes a tag"),
+        Case(([(user, "Is </think> a tag?"), (model, "<think>it is</think>Yes.")],), "the user writes a tag"),
     ]
 
 
@@ -92,7 +95,8 @@ EXERCISES = (
         logits against soft labels $q$. A label below 0 means *no label*; such prompts do not count, and a batch without
         any label costs 0 (with a graph, so that training goes on). Logits can be large.
         """,
-        hint="`F.binary_cross_entropy_with_logits(..., reduction=\"none\")` is safe for large logits. Multiply by a mask and "
+        hint="`F.binary_cross_entropy_with_logits(..., reduction=\"none\")` is safe for large logits. Multiply by "
+        "a mask and "
         "divide by the number of labels, which is at least 1.",
         imports=("import torch", "from torch.nn import functional as F"),
         starter='''
@@ -107,7 +111,8 @@ EXERCISES = (
             losses = F.binary_cross_entropy_with_logits(logits, q.clamp(min=0), reduction="none")
             return (losses * labelled).sum() / labelled.sum().clamp(min=1)
         ''',
-        learned="Its gradient to a logit is (σ(logit) − q)/n: the safety gradient vanishes where the head agrees with the "
+        learned="Its gradient to a logit is (σ(logit) − q)/n: the safety gradient vanishes where the head agrees "
+        "with the "
         "classifier, and a soft label lets it stop before certainty.",
         cases=_batches,
         reference=_reference_loss,
@@ -158,7 +163,8 @@ EXERCISES = (
         minutes=15,
         function="masked_labels",
         statement="""
-        Training needs a label for every token: its own id where the model should learn to write it, −100 where it should
+        Training needs a label for every token: its own id where the model should learn to write it, −100 where it
+        should
         not, that is on the prompt and on the padding at the end. Causal models of transformers shift the labels
         themselves: the label of position $t$ is token $t$.
         """,
@@ -174,7 +180,8 @@ EXERCISES = (
             end = len(ids) - n_padding
             return [-100] * n_prompt + ids[n_prompt:end] + [-100] * n_padding
         ''',
-        learned="Count tokens, not ids: the padding id may be a token that the reply needs, such as the end of the turn. "
+        learned="Count tokens, not ids: the padding id may be a token that the reply needs, such as the end of the "
+        "turn. "
         "And look at the labels of one example before every training run, as this notebook does.",
         cases=_tokens,
         mistakes=(
@@ -222,7 +229,8 @@ EXERCISES = (
         function="training_text",
         statement="""
         Chat templates of the R1 kind cut everything before `</think>` from assistant turns. That is right for *earlier*
-        turns. Here it also happens to the last turn, the one that is learnt, and the model is trained not to think. Keep
+        turns. Here it also happens to the last turn, the one that is learnt, and the model is trained not to
+        think. Keep
         the thought of the last turn, and only that; what users write must stay as it is.
         """,
         hint="Only assistant turns before the last one lose what stands before `</think>`.",
@@ -245,7 +253,8 @@ EXERCISES = (
                 parts.append(f"<|{role}|>{content}")
             return "".join(parts)
         ''',
-        learned="Nothing fails when a thought is deleted: the loss falls, the model answers, and it has stopped thinking. "
+        learned="Nothing fails when a thought is deleted: the loss falls, the model answers, and it has stopped "
+        "thinking. "
         "Assert on tokens that the thought is in the training text, as the package does.",
         cases=_turns,
         mistakes=(
@@ -278,7 +287,8 @@ EXERCISES = (
         minutes=10,
         function="balancing_lambda",
         statement="""
-        At which λ would the safety gradient be as strong at the latents as the next-token gradient? Take the ratio of the
+        At which λ would the safety gradient be as strong at the latents as the next-token gradient? Take the ratio
+        of the
         norms layer by layer and the median over layers, leaving out layers that no safety gradient reaches. Guess first
         whether λ lies above or below the profile's.
         """,
@@ -329,6 +339,8 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Set `head_token` to `"prompt_last"`. At which layers does the safety gradient grow, and why might a token before the template's own tokens be a worse place?
-2. *(20 minutes)* Derive $\\partial \\mathcal L_{\\mathrm{aux}} / \\partial h_\\ell$ for a head *without* normalisation, and say what happens to its size when the norm of $h_\\ell$ grows tenfold from layer to layer.
+1. *(10 minutes)* Set `head_token` to `"prompt_last"`. At which layers does the safety gradient grow, and why might
+   a token before the template's own tokens be a worse place?
+2. *(20 minutes)* Derive $\\partial \\mathcal L_{\\mathrm{aux}} / \\partial h_\\ell$ for a head *without*
+   normalisation, and say what happens to its size when the norm of $h_\\ell$ grows tenfold from layer to layer.
 """

@@ -159,7 +159,8 @@ EXERCISES = (
             gap = after.mean(axis=1) - before.mean(axis=1)
             return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
         ''',
-        learned="Prompts that are hard for both methods cancel in the difference, which is what pairing is for. Seeds are "
+        learned="Prompts that are hard for both methods cancel in the difference, which is what pairing is for. "
+        "Seeds are "
         "averaged first: three seeds on one prompt are not three prompts.",
         cases=_pairs,
         mistakes=(
@@ -186,7 +187,8 @@ EXERCISES = (
                     gap = (after - before).ravel()
                     return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
                 """,
-                "Seeds were counted as prompts, which makes the error too small (and fails where their numbers differ).",
+                "Seeds were counted as prompts, which makes the error too small (and fails where their numbers "
+                "differ).",
             ),
             Mistake(
                 """
@@ -209,7 +211,8 @@ EXERCISES = (
         A judge is shown a request and the answer to it. In this loop, as in a public one, the judge gets the answer as
         the request. It still gives a verdict every time. Mend it.
         """,
-        hint="Follow one pair by hand. Which name does the first element of a pair get? The template also runs twice over "
+        hint="Follow one pair by hand. Which name does the first element of a pair get? The template also runs "
+        "twice over "
         "the text: what happens to a request that contains braces?",
         starter='''
         def judge_prompts(requests: list[str], answers: list[str]) -> list[str]:
@@ -230,7 +233,8 @@ EXERCISES = (
                 made.append(template.format(request=request, answer=answer))
             return made
         ''',
-        learned="A judge never complains: it finds a verdict for any text. Print one finished prompt and read it, and keep "
+        learned="A judge never complains: it finds a verdict for any text. Print one finished prompt and read it, "
+        "and keep "
         "some pairs with known verdicts (a refusal, a harmless answer) that the whole pipeline must get right.",
         cases=_talks,
         mistakes=(
@@ -255,7 +259,8 @@ EXERCISES = (
                         made.append(template.replace("{request}", request).replace("{answer}", answer))
                     return made
                 """,
-                "Right for most texts; but a request that contains `{answer}` is filled in too. `format` fills both at once.",
+                "Right for most texts; but a request that contains `{answer}` is filled in too. `format` fills both "
+                "at once.",
             ),
             Mistake(
                 """
@@ -275,7 +280,8 @@ EXERCISES = (
         minutes=10,
         function="spread_of_seeds",
         statement="""
-        How far apart are the attack success rates of PreSafe's alignment seeds on the hard suite, from the safest to the
+        How far apart are the attack success rates of PreSafe's alignment seeds on the hard suite, from the safest
+        to the
         least safe? Guess, then measure. Hold it against the differences between methods that you saw above.
         """,
         hint="Mean by seed, then largest minus smallest.",
@@ -294,7 +300,8 @@ EXERCISES = (
             rates = own.groupby("seed")["attack_success"].mean()
             return float(rates.max() - rates.min())
         ''',
-        learned="If seeds of one method differ as much as the methods do, a comparison of one seed each is a coin toss. "
+        learned="If seeds of one method differ as much as the methods do, a comparison of one seed each is a coin "
+        "toss. "
         "Several seeds, paired over the same prompts, are the least that a claim needs.",
         cases=_seeds,
         mistakes=(
@@ -319,6 +326,8 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Set `mode` to `"forced"`. Do both methods hold when the model is made to think longer than it wants to?
-2. *(20 minutes)* Add `"shuffled"` to `methods`: the same head with labels dealt out at random. If it does as well as PreSafe, what was the label worth?
+1. *(10 minutes)* Set `mode` to `"forced"`. Do both methods hold when the model is made to think longer than it
+   wants to?
+2. *(20 minutes)* Add `"shuffled"` to `methods`: the same head with labels dealt out at random. If it does as well
+   as PreSafe, what was the label worth?
 """

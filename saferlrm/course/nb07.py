@@ -23,10 +23,16 @@ def _shuffle_property(attempt: Callable[..., Any]) -> str | None:
         if sorted(kept) != sorted(examples) or len(dealt) != len(labels):
             return "the examples must all be there, once each, with one label for each."
         if sorted(dealt) != sorted(labels):
-            return "the labels must be the same ones as before, so that their balance stays; they may only change places."
+            return (
+                "the labels must be the same ones as before, so that their balance stays; they may only change "
+                "places."
+            )
         fitting = sum(dealt[kept.index(example)] == label for example, label in zip(examples, labels, strict=True))
         if fitting > 20:
-            return f"with seed {seed}, {fitting} of {len(examples)} labels still stand beside their own example: the control changes nothing. Shuffle the labels, not the pairs."
+            return (
+                f"with seed {seed}, {fitting} of {len(examples)} labels still stand beside their own example: the "
+                "control changes nothing. Shuffle the labels, not the pairs."
+            )
         orders.append(tuple(dealt[kept.index(example)] for example in examples))
     if len(set(orders)) == 1:
         return "four seeds deal the labels out in the same way; use `seed`."
@@ -94,7 +100,8 @@ EXERCISES = (
             random.Random(seed).shuffle(dealt)
             return examples, dealt
         ''',
-        learned="A control that changes nothing confirms everything. Check what a control takes away (the correlation of "
+        learned="A control that changes nothing confirms everything. Check what a control takes away (the "
+        "correlation of "
         "labels and examples) and what it must keep (their balance) before you train it.",
         property=_shuffle_property,
         mistakes=(
@@ -133,7 +140,8 @@ EXERCISES = (
         minutes=20,
         function="holm",
         statement="""
-        With $m$ comparisons, Holm (Scand. J. Stat. 6, 1979) multiplies the smallest p-value by $m$, the next by $m - 1$,
+        With $m$ comparisons, Holm (Scand. J. Stat. 6, 1979) multiplies the smallest p-value by $m$, the next by
+        $m - 1$,
         and so on; a corrected value is never below one that stood before it, and never above 1. Return the corrected
         values in the order of the input.
         """,
@@ -154,7 +162,8 @@ EXERCISES = (
             result[order] = np.minimum(1, np.maximum.accumulate(steps))
             return result
         ''',
-        learned="Holm keeps the chance of *any* false claim in the family below 5 %, as Bonferroni does, and never claims "
+        learned="Holm keeps the chance of *any* false claim in the family below 5 %, as Bonferroni does, and never "
+        "claims "
         "less. What counts as one family must be said before the results are in.",
         cases=_p_values,
         reference=_reference_holm,
@@ -201,7 +210,8 @@ EXERCISES = (
         minutes=5,
         function="share_open",
         statement="""
-        Of all the comparisons that this notebook made (`differences`), in which share does the interval contain 0, so that
+        Of all the comparisons that this notebook made (`differences`), in which share does the interval contain 0,
+        so that
         no difference can be claimed? An interval that ends at 0 contains it. Guess, then measure.
         """,
         hint="One comparison of `low` and one of `high`, joined by `&`.",
@@ -218,7 +228,8 @@ EXERCISES = (
             """Share of the rows whose interval [low, high] contains 0."""
             return float(((differences["low"] <= 0) & (differences["high"] >= 0)).mean())
         ''',
-        learned="Near the floor most comparisons stay open. *Open* is not *equal*: the ends of the interval say how much "
+        learned="Near the floor most comparisons stay open. *Open* is not *equal*: the ends of the interval say how "
+        "much "
         "may still hide, and with few prompts that is a lot.",
         cases=_intervals,
         mistakes=(
@@ -248,7 +259,10 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Train one control at another weight with `saferlrm control presafe/few --set lambda_aux=5`. Which way does over-refusal move?
-2. *(20 minutes)* In `rows`, keep one seed and compute PreSafe minus λ = 0 with `saferlrm.crossed.contrasts`. How often would one seed have told another story?
-3. *(30 minutes)* Write the control that is missing: labels of the *opposite* sign. It is one entry of `METHODS`. Predict its row before you train it.
+1. *(10 minutes)* Train one control at another weight with `saferlrm control presafe/few --set lambda_aux=5`. Which
+   way does over-refusal move?
+2. *(20 minutes)* In `rows`, keep one seed and compute PreSafe minus λ = 0 with `saferlrm.crossed.contrasts`. How
+   often would one seed have told another story?
+3. *(30 minutes)* Write the control that is missing: labels of the *opposite* sign. It is one entry of `METHODS`.
+   Predict its row before you train it.
 """

@@ -24,7 +24,7 @@ def _shifts() -> list[Case]:
     return [
         Case((np.zeros((2, 2)), np.array([[3.0, 4.0], [2.0, 0.0]]), np.array([1.0, 0.0]))),
         Case((before, before + rng.normal(size=(4, 6)).round(2), 7 * rng.normal(size=6).round(2)), "a long direction"),
-        Case((np.ones((2, 3)), np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 1.0]]), np.array([0.0, 1.0, 0.0])), "one latent did not move"),
+        Case((np.ones((2, 2)), np.array([[1.0, 1.0], [1.0, 2.0]]), np.array([0.0, 1.0])), "one latent did not move"),
         Case((np.zeros((1, 2)), np.array([[-5.0, 0.0]]), np.array([2.0, 0.0])), "moved against the direction"),
     ]
 
@@ -63,7 +63,8 @@ EXERCISES = (
         minutes=10,
         function="remove",
         statement="""
-        Project a direction out of hidden states: $h \\leftarrow h - (\\hat r^{\\top} h)\\,\\hat r$ (arXiv 2406.11717). The
+        Project a direction out of hidden states: $h \\leftarrow h - (\\hat r^{\\top} h)\\,\\hat r$ (arXiv
+        2406.11717). The
         direction that you are given need not have length 1, and what is left must be at a right angle to it.
         """,
         hint="`H @ r_hat` gives one number a state; `np.outer` makes states of them again.",
@@ -79,8 +80,10 @@ EXERCISES = (
             r_hat = r / np.linalg.norm(r)
             return H - np.outer(H @ r_hat, r_hat)
         ''',
-        learned="Removing takes away a different amount from every state, adding gives every state the same. A direction "
-        "of length 10 without normalisation removes a hundred times too much, and breaks the model instead of the refusal.",
+        learned="Removing takes away a different amount from every state, adding gives every state the same. A "
+        "direction "
+        "of length 10 without normalisation removes a hundred times too much, and breaks the model instead "
+        "of the refusal.",
         cases=_states,
         mistakes=(
             Mistake("def remove(H, r):\n    return H - np.outer(H @ r, r)",
@@ -99,10 +102,12 @@ EXERCISES = (
         minutes=15,
         function="share_along",
         statement="""
-        Write the share of the theory above, $(\\hat r^{\\top}\\Delta h)^2 / \\lVert\\Delta h\\rVert^2$, for each prompt. A
+        Write the share of the theory above, $(\\hat r^{\\top}\\Delta h)^2 / \\lVert\\Delta h\\rVert^2$, for each
+        prompt. A
         latent that has not moved has the share 0. What would a random direction get?
         """,
-        hint="Squares of projections over sums of squares. Guard the division: `np.divide(a, b, out=np.zeros_like(a), where=b > 0)`.",
+        hint="Squares of projections over sums of squares. Guard the division: "
+        "`np.divide(a, b, out=np.zeros_like(a), where=b > 0)`.",
         imports=("import numpy as np",),
         starter='''
         def share_along(before: np.ndarray, after: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -117,7 +122,8 @@ EXERCISES = (
             whole = (shift**2).sum(axis=1)
             return np.divide(along, whole, out=np.zeros_like(whole), where=whole > 0)
         ''',
-        learned="A random direction gets 1/d on average. In 128 dimensions a share of 10 % is therefore a lot, although "
+        learned="A random direction gets 1/d on average. In 128 dimensions a share of 10 % is therefore a lot, "
+        "although "
         "90 % of the shift is something else.",
         cases=_shifts,
         mistakes=(
@@ -173,7 +179,8 @@ EXERCISES = (
             last = (mask * np.arange(mask.shape[1])).argmax(axis=1)
             return hidden[np.arange(len(hidden)), last]
         ''',
-        learned="An extraction that reads the wrong token does not fail; its probe just works less well, or well for the "
+        learned="An extraction that reads the wrong token does not fail; its probe just works less well, or well for "
+        "the "
         "wrong reason. Decode the token that was read, for one short and one long prompt.",
         cases=_padded,
         mistakes=(
@@ -208,7 +215,8 @@ EXERCISES = (
         minutes=10,
         function="knows_and_answers",
         statement="""
-        Of the harmful prompts whose harm the latent of the unaligned model *holds* (`knows`), which share is not refused?
+        Of the harmful prompts whose harm the latent of the unaligned model *holds* (`knows`), which share is not
+        refused?
         Guess, then measure.
         """,
         hint="First keep the rows that the sentence is about (model, harmful, knows), then take one mean.",
@@ -226,7 +234,8 @@ EXERCISES = (
             held = known[(known["condition"] == condition) & known["harmful"] & known["knows"]]
             return float(1 - held["refused"].mean())
         ''',
-        learned="A conditional share answers *does it act on what it holds?*; the share of all harmful prompts would mix "
+        learned="A conditional share answers *does it act on what it holds?*; the share of all harmful prompts would "
+        "mix "
         "that with how often it holds it.",
         cases=_known,
         mistakes=(
@@ -261,5 +270,6 @@ EXERCISES = (
 FURTHER = """
 1. *(10 minutes)* Set `group` to `"novel_wrapped"`. Is harm as readable under a jailbreak that no training contained?
 2. *(20 minutes)* From `shift`, compare `presafe` with `detached`. Which part of the shift is the head's?
-3. *(30 minutes)* With `saferlrm.steering.steer`, add the direction at *all* tokens. What breaks first, safety or reasoning?
+3. *(30 minutes)* With `saferlrm.steering.steer`, add the direction at *all* tokens. What breaks first, safety or
+   reasoning?
 """

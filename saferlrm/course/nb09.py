@@ -29,14 +29,21 @@ def _seed_property(attempt: Callable[..., Any]) -> str | None:
     if any(len(draws) != 60 or not set(draws) <= {True, False} for draws in again):
         return "it should return k truth values."
     if len(set(again[0])) == 1:
-        return f"60 samples of a prompt that is answered safely half of the time are all {again[0][0]}: every sample begins with the same random numbers, so the attacker's second try is his first. Make the generator once."
+        return (
+            f"60 samples of a prompt that is answered safely half of the time are all {again[0][0]}: every sample "
+            "begins with the same random numbers, so the attacker's second try is his first. Make the generator "
+            "once."
+        )
     if again[0] != again[1]:
         return "the same seed gives other samples: the run cannot be repeated."
     if again[0] == again[2]:
         return "another seed gives the same samples; use `seed`."
     rates = [np.mean(attempt(p, 400, 3)) for p in (0.0, 0.2, 1.0)]
     if rates[0] != 0 or rates[2] != 1 or abs(rates[1] - 0.2) > 0.1:
-        return f"for p = 0, 0.2 and 1 the share of safe samples should be about that, got {', '.join(f'{r:.2f}' for r in rates)}."
+        return (
+            "for p = 0, 0.2 and 1 the share of safe samples should be about that, got "
+            f"{', '.join(f'{r:.2f}' for r in rates)}."
+        )
     return None
 
 
@@ -44,8 +51,9 @@ def _costs() -> list[Case]:
     def scores(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
         made = []
         for label, attack, refused in rows:
-            made += [(label, "attack_success", s, attack + d) for s, d in (("harmful_unseen", 0.0), ("harmful_novel_wrapped", 0.1))]
-            made += [(label, "refused", s, refused) for s in ("benign", "safe_but_scary")] + [(label, "correct", "reasoning", 1.0)]
+            made += [(label, "attack_success", f"harmful {more}", attack + more) for more in (0.0, 0.1)]
+            made += [(label, "refused", suite, refused) for suite in ("benign", "safe_but_scary")]
+            made.append((label, "correct", "reasoning", 1.0))
         return pd.DataFrame(made, columns=["label", "metric", "setting", "rate"])
 
     three = scores([("A", 0.9, 0.0), ("B", 0.0, 0.3), ("C", 0.3, 0.02)])
@@ -66,7 +74,7 @@ def at_k_table(rows: list[tuple[str, list[float]]]) -> pd.DataFrame:
 def _falls() -> list[Case]:
     return [
         Case((at_k_table([("one", [0.9, 0.8, 0.7]), ("two", [0.5, 0.45, 0.42])]),)),
-        Case((at_k_table([("one", [1.0, 1.0]), ("two", [0.6, 0.2])]).iloc[::-1].reset_index(drop=True),), "rows in another order"),
+        Case((at_k_table([("one", [1.0, 1.0]), ("two", [0.6, 0.2])]).iloc[::-1],), "rows in another order"),
         Case((at_k_table([("one", [0.4])]),), "one sample"),
     ]
 
@@ -96,7 +104,8 @@ EXERCISES = (
             m = safe.shape[1]
             return float(np.mean([comb(int(c), k) / comb(m, k) for c in safe.sum(axis=1)]))
         ''',
-        learned="It uses every sample, whatever their order. $(c/m)^k$ is too high: with two of four samples safe it gives "
+        learned="It uses every sample, whatever their order. $(c/m)^k$ is too high: with two of four samples safe it "
+        "gives "
         "a prompt a chance of 1/4 at k = 2, where drawing without replacement gives 1/6.",
         cases=_samples,
         reference=lambda safe, k: float(all_safe(safe, k).mean()),
@@ -148,7 +157,8 @@ EXERCISES = (
             rng = np.random.default_rng(seed)
             return [bool(rng.random() < p) for _ in range(k)]
         ''',
-        learned="A seed fixes a *run*, not a draw. The same slip happens on servers: a fixed seed in each request makes "
+        learned="A seed fixes a *run*, not a draw. The same slip happens on servers: a fixed seed in each request "
+        "makes "
         "all samples of a prompt equal. Count the different completions of one prompt.",
         property=_seed_property,
         mistakes=(
@@ -179,10 +189,12 @@ EXERCISES = (
         function="cheapest",
         statement="""
         Let an answered attack cost 1 and a refused harmless prompt $c$. A method's cost is its mean attack success over
-        the settings, plus $c$ times its mean over-refusal. Guess which method is cheapest where a refusal costs as much as
+        the settings, plus $c$ times its mean over-refusal. Guess which method is cheapest where a refusal costs as
+        much as
         ten answered attacks, then measure. Where methods cost the same, take the one that comes first in the table.
         """,
-        hint="Mean rate by label and metric; `pivot_table(..., sort=False)` keeps the order of the table, and `idxmin` takes "
+        hint="Mean rate by label and metric; `pivot_table(..., sort=False)` keeps the order of the table, and "
+        "`idxmin` takes "
         "the first of equals.",
         imports=("import pandas as pd",),
         guess="your guess: a label of the scorecard, such as \"PreSafe\"",
@@ -198,7 +210,8 @@ EXERCISES = (
             mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
             return str((mean["attack_success"] + c * mean["refused"]).idxmin())
         ''',
-        learned="No rival is best as such: the ranking depends on a price that only a place of use can name. Publish the "
+        learned="No rival is best as such: the ranking depends on a price that only a place of use can name. Publish "
+        "the "
         "rates; whoever knows the price can do the sum. The sum has no interval yet, so treat near ties as ties.",
         cases=_costs,
         mistakes=(
@@ -254,7 +267,8 @@ EXERCISES = (
             groups = at_k.sort_values("k").groupby(["suite", "condition"])["safe"]
             return float((groups.first() - groups.last()).max())
         ''',
-        learned="At temperature 0 nothing falls, for all tries are equal; a greedy evaluation therefore says nothing about "
+        learned="At temperature 0 nothing falls, for all tries are equal; a greedy evaluation therefore says nothing "
+        "about "
         "an attacker who retries.",
         cases=_falls,
         mistakes=(
@@ -278,6 +292,8 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(20 minutes)* Add a prefill of 32 tokens to `saferlrm.attacks.PREFILLS` and run the notebook again. Only one stage is computed; which?
-2. *(30 minutes)* Add a reminder of your own to `saferlrm.rivals.REMINDERS`. Is it chosen? Why may you not choose it by its scorecard?
+1. *(20 minutes)* Add a prefill of 32 tokens to `saferlrm.attacks.PREFILLS` and run the notebook again. Only one
+   stage is computed; which?
+2. *(30 minutes)* Add a reminder of your own to `saferlrm.rivals.REMINDERS`. Is it chosen? Why may you not choose
+   it by its scorecard?
 """

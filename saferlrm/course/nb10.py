@@ -46,7 +46,7 @@ def _ledger(rows: list[tuple[str, str]]) -> pd.DataFrame:
 def _ledgers() -> list[Case]:
     yes, no, open_ = "holds", "does not hold", "cannot be decided here"
     return [
-        Case((_ledger([("abstract", yes), ("abstract", no), ("abstract", yes), ("page", no), ("digest", no)]), "abstract")),
+        Case((_ledger([("abstract", yes), ("abstract", no), ("abstract", yes), ("page", no)]), "abstract")),
         Case((_ledger([("abstract", yes), ("page", no), ("page", open_), ("page", yes)]), "page"), "one is undecided"),
         Case((_ledger([("abstract", open_), ("page", yes)]), "abstract"), "nothing is decided"),
         Case((_ledger([("abstract", yes)]), "digest"), "no such claim"),
@@ -62,8 +62,10 @@ EXERCISES = (
         minutes=10,
         function="verdict",
         statement="""
-        Write the rule of the theory above for both kinds of claim: a quantity is *at least* `bound`, or *at most*. Return
-        `"holds"`, `"does not hold"` or `"cannot be decided here"`. An interval that begins (or ends) exactly at the bound
+        Write the rule of the theory above for both kinds of claim: a quantity is *at least* `bound`, or *at most*.
+        Return
+        `"holds"`, `"does not hold"` or `"cannot be decided here"`. An interval that begins (or ends) exactly at
+        the bound
         lies on the claim's side.
         """,
         hint="*At most b* for θ is *at least −b* for −θ: turn the interval round instead of writing the rule twice.",
@@ -81,7 +83,8 @@ EXERCISES = (
                 return "holds"
             return "does not hold" if high < bound else "cannot be decided here"
         ''',
-        learned="Three verdicts, because *not shown* is not *shown to be false*. The estimate in the middle has no vote.",
+        learned="Three verdicts, because *not shown* is not *shown to be false*. The estimate in the middle has no "
+        "vote.",
         cases=_claims,
         mistakes=(
             Mistake(
@@ -119,11 +122,13 @@ EXERCISES = (
         minutes=20,
         function="equivalence_p",
         statement="""
-        "0 % loss" can only be shown up to a margin $m$. Two one-sided z-tests reject $\\Delta \\le -m$ and $\\Delta \\ge m$;
+        "0 % loss" can only be shown up to a margin $m$. Two one-sided z-tests reject $\\Delta \\le -m$ and
+        $\\Delta \\ge m$;
         equivalence is claimed if *both* are rejected, so its p-value is the larger one (Schuirmann, J. Pharmacokinet.
         Biopharm. 15, 1987). Return it for an estimate with its standard error.
         """,
-        hint="`norm.sf(z)` is the probability above z. Against $\\Delta \\le -m$ the statistic is (estimate + m)/error, and "
+        hint="`norm.sf(z)` is the probability above z. Against $\\Delta \\le -m$ the statistic is (estimate + "
+        "m)/error, and "
         "large values reject.",
         imports=("from scipy.stats import norm",),
         starter='''
@@ -138,7 +143,8 @@ EXERCISES = (
             below = norm.cdf((estimate - margin) / error)
             return float(max(above, below))
         ''',
-        learned="An estimate of exactly 0 with a wide interval shows no equivalence, and one of 0.6 points with a narrow "
+        learned="An estimate of exactly 0 with a wide interval shows no equivalence, and one of 0.6 points with a "
+        "narrow "
         "one does. A large p-value of the *usual* test shows nothing at all about equality.",
         cases=_differences,
         mistakes=(
@@ -173,8 +179,10 @@ EXERCISES = (
         minutes=5,
         function="relative_reduction",
         statement="""
-        "95 % safety improvement" is mostly meant as a *relative reduction* of attack success: which share of the successful
-        attacks is gone? This function divides by the wrong rate. Mend it; where there was nothing to reduce, return `nan`.
+        "95 % safety improvement" is mostly meant as a *relative reduction* of attack success: which share of the
+        successful
+        attacks is gone? This function divides by the wrong rate. Mend it; where there was nothing to reduce,
+        return `nan`.
         """,
         hint="A fall from 0.4 to 0.02 is a reduction by 95 %.",
         starter='''
@@ -187,7 +195,8 @@ EXERCISES = (
             """Share of the attack success rate before that is gone after."""
             return (before - after) / before if before else float("nan")
         ''',
-        learned="From 40 % to 2 % is 38 points, a reduction by 95 %, or a twentieth: three headlines, one result. A claim "
+        learned="From 40 % to 2 % is 38 points, a reduction by 95 %, or a twentieth: three headlines, one result. A "
+        "claim "
         "has to say which one it means, and what the rate was before.",
         cases=_improvements,
         mistakes=(
@@ -209,7 +218,8 @@ EXERCISES = (
         minutes=10,
         function="share_that_holds",
         statement="""
-        Of the *decided* claims of the abstract (`grounding` is `"abstract"`), which share holds here? Guess, then measure.
+        Of the *decided* claims of the abstract (`grounding` is `"abstract"`), which share holds here? Guess, then
+        measure.
         Where no claim was decided the share is `nan`.
         """,
         hint="Leave out the third verdict before you take the mean; the mean of nothing is NaN.",
@@ -227,7 +237,8 @@ EXERCISES = (
             own = table[(table["grounding"] == grounding) & (table["verdict"] != "cannot be decided here")]
             return float((own["verdict"] == "holds").mean())
         ''',
-        learned="A share of claims counts easy and hard ones alike, and leaves out what could not be decided. Read it beside "
+        learned="A share of claims counts easy and hard ones alike, and leaves out what could not be decided. Read "
+        "it beside "
         "the number of undecided claims, never alone.",
         cases=_ledgers,
         mistakes=(
@@ -252,7 +263,10 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(10 minutes)* Change `RESIDUAL` in `saferlrm.claims` to 0.01 and compute the ledger again. Which verdict moves, and why is it not "does not hold"?
-2. *(20 minutes)* Add the claim "PreSafe refuses fewer harmless prompts than plain fine-tuning". Write the rule before you look at the table.
-3. *(30 minutes)* Which claims would change their verdict with ten times as many prompts? Guess from the intervals, then raise `suite_size`.
+1. *(10 minutes)* Change `RESIDUAL` in `saferlrm.claims` to 0.01 and compute the ledger again. Which verdict moves,
+   and why is it not "does not hold"?
+2. *(20 minutes)* Add the claim "PreSafe refuses fewer harmless prompts than plain fine-tuning". Write the rule
+   before you look at the table.
+3. *(30 minutes)* Which claims would change their verdict with ten times as many prompts? Guess from the intervals,
+   then raise `suite_size`.
 """
