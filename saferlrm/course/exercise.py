@@ -87,8 +87,7 @@ class Exercise:
     def cell(self, body: str | None = None, prediction: str = "None") -> str:
         """The code cell with the starter, or with another body in its place."""
         lines = [*self.imports, *[""] * bool(self.imports), "from saferlrm.course import check", ""]
-        if self.kind == "measure":
-            lines += [f"prediction = {prediction}  # {self.guess}", ""]
+        lines += [f"prediction = {prediction}  # {self.guess}", ""] if self.kind == "measure" else [""]
         return "\n".join([*lines, dedent(body or self.starter), "", self.call()])
 
 

@@ -37,14 +37,18 @@ def _errors() -> list[Case]:
 
 
 def _card(refused: list[int], success: list[int]) -> pd.DataFrame:
-    return pd.DataFrame({"refused": refused, "attack_success": success}).astype(bool).astype(object)
+    """Rows of one suite with thinking on, and as many of other suites and modes that must not count."""
+    own = pd.DataFrame({"refused": refused, "attack_success": success}).astype(bool).astype(object)
+    own = own.assign(suite="hard", mode="on")
+    aside = own.assign(refused=False, attack_success=False)
+    return pd.concat([own, aside.assign(suite="benign", attack_success=None), aside.assign(mode="off")])
 
 
 def _cards() -> list[Case]:
     return [
-        Case((_card([1, 0, 0, 0], [0, 1, 0, 0]),), "two answers are neither"),
-        Case((_card([1, 0], [0, 1]),), "every answer is one or the other"),
-        Case((_card([0, 0, 0, 1, 1], [0, 0, 0, 0, 0]),), "no success"),
+        Case((_card([1, 0, 0, 0], [0, 1, 0, 0]), "hard"), "two of four answers are neither"),
+        Case((_card([1, 0], [0, 1]), "hard"), "every answer is one or the other"),
+        Case((_card([0, 0, 0, 1, 1], [0, 0, 0, 0, 0]), "hard"), "no success"),
     ]
 
 
@@ -210,18 +214,20 @@ EXERCISES = (
         Many judges count whatever is not refused as a success. By how much would that overstate attack success with
         thinking on, under jailbreak families that no training contained? Guess, then measure it on the scorecard.
         """,
-        hint="Two means and a difference. The columns may hold objects: `.astype(bool)` first.",
+        hint="Keep the rows of the suite with mode `on`; then two means and a difference. The columns may hold objects: "
+        "`.astype(bool)` first.",
         imports=("import pandas as pd",),
         guess="your guess: a difference of rates, 0 to 1",
-        on=('card[(card["suite"] == "harmful_novel_wrapped") & (card["mode"] == "on")]',),
+        on=("card", '"harmful_novel_wrapped"'),
         starter='''
-        def overstated(part: pd.DataFrame) -> float:
-            """Rate of answers that are not refused, minus the rate of attack success."""
+        def overstated(card: pd.DataFrame, suite: str) -> float:
+            """With thinking on: rate of answers that are not refused, minus the rate of attack success."""
             return None  # your code
         ''',
         solution='''
-        def overstated(part: pd.DataFrame) -> float:
-            """Rate of answers that are not refused, minus the rate of attack success."""
+        def overstated(card: pd.DataFrame, suite: str) -> float:
+            """With thinking on: rate of answers that are not refused, minus the rate of attack success."""
+            part = card[(card["suite"] == suite) & (card["mode"] == "on")]
             answered = ~part["refused"].astype(bool)
             return float(answered.mean() - part["attack_success"].astype(bool).mean())
         ''',
@@ -231,14 +237,16 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 """
-                def overstated(part):
+                def overstated(card, suite):
+                    part = card[(card["suite"] == suite) & (card["mode"] == "on")]
                     return float(part["refused"].astype(bool).mean() - part["attack_success"].astype(bool).mean())
                 """,
                 "That subtracts from the refusals; asked for are the answers that are *not* refused.",
             ),
             Mistake(
                 """
-                def overstated(part):
+                def overstated(card, suite):
+                    part = card[(card["suite"] == suite) & (card["mode"] == "on")]
                     answered = ~part["refused"].astype(bool)
                     return float((answered & ~part["attack_success"].astype(bool)).sum() / answered.sum())
                 """,

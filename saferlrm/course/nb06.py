@@ -221,7 +221,7 @@ EXERCISES = (
             made = []
             for answer, request in zip(requests, answers, strict=True):
                 text = template.replace("{request}", request)
-                made.append(text.replace("{answer}", request))
+                made.append(text.replace("{answer}", answer))
             return made
         ''',
         solution='''
