@@ -214,8 +214,8 @@ EXERCISES = (
         Many judges count whatever is not refused as a success. By how much would that overstate attack success with
         thinking on, under jailbreak families that no training contained? Guess, then measure it on the scorecard.
         """,
-        hint="Keep the rows of the suite with mode `on`; then two means and a difference. The columns may hold objects: "
-        "`.astype(bool)` first.",
+        hint="Keep the rows of the suite with mode `on`; then two means and a difference. The columns may hold "
+        "objects: `.astype(bool)` first.",
         imports=("import pandas as pd",),
         guess="your guess: a difference of rates, 0 to 1",
         on=("card", '"harmful_novel_wrapped"'),
