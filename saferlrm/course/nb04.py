@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from saferlrm.course.exercise import Case, Exercise, Mistake
-from saferlrm.stats import expected_calibration_error
 
 
 def _logits() -> list[Case]:
@@ -46,6 +45,12 @@ def _predictions() -> list[Case]:
         Case((table, 0.6, 0.01), "a probability equal to the threshold is flagged"),
         Case((table, 0.95, 0.01), "nothing is flagged"),
     ]
+
+
+def _reference_error(y: np.ndarray, p: np.ndarray, bins: int = 10) -> float:
+    from saferlrm.stats import expected_calibration_error  # slow to import
+
+    return expected_calibration_error(y, p, bins)
 
 
 EXERCISES = (
@@ -145,7 +150,7 @@ EXERCISES = (
         learned="Half-open bins lose p = 1, which is where an over-confident classifier lives: it gets the best score "
         "for its worst fault.",
         cases=_bins,
-        reference=lambda y, p, bins=10: expected_calibration_error(y, p, bins),
+        reference=_reference_error,
         mistakes=(
             Mistake(
                 """

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from saferlrm.course.exercise import Case, Exercise, Mistake
-from saferlrm.stats import wilson
 
 
 def _counts() -> list[Case]:
@@ -20,6 +19,8 @@ def _counts() -> list[Case]:
 
 
 def _reference_wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    from saferlrm.stats import wilson  # slow to import
+
     found = wilson(k, n)
     return found.low, found.high
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from saferlrm.course.exercise import Case, Exercise, Mistake
-from saferlrm.safe_at_k import all_safe
 
 
 def _samples() -> list[Case]:
@@ -79,6 +78,12 @@ def _falls() -> list[Case]:
     ]
 
 
+def _reference_safe(safe: np.ndarray, k: int) -> float:
+    from saferlrm.safe_at_k import all_safe  # slow to import
+
+    return float(all_safe(safe, k).mean())
+
+
 EXERCISES = (
     Exercise(
         id="09.1",
@@ -108,7 +113,7 @@ EXERCISES = (
         "gives "
         "a prompt a chance of 1/4 at k = 2, where drawing without replacement gives 1/6.",
         cases=_samples,
-        reference=lambda safe, k: float(all_safe(safe, k).mean()),
+        reference=_reference_safe,
         mistakes=(
             Mistake(
                 "def safe_at(safe, k):\n    return float((safe.mean(axis=1) ** k).mean())",
