@@ -22,6 +22,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.memory import PeakMemory
 from saferlrm.store import repository, results_folder
 
+KEPT_METADATA = ("exercise", "tags")
 KEPT_OUTPUTS = frozenset({"text/plain", "text/html", "text/markdown", "image/png"})
 MACHINE_PATH = re.compile(r"(/home/|/root/|/tmp/|/usr/|/Users/|site-packages)")
 COLD = "within `make study`, computing what no earlier notebook has"
@@ -80,8 +81,7 @@ def _clean(notebook: Any) -> Iterator[str]:
         }
     )
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT_METADATA if cell.metadata.get(key)})
         if cell.cell_type != "code":
             continue
         kept: list[Any] = []
