@@ -178,7 +178,8 @@ def classifiers(study: Study, folder: str = "data", recompute: bool = False) -> 
 def overlaps(study: Study, folder: str = "data", recompute: bool = False) -> pd.DataFrame:
     """Training prompts with a twin in an evaluation set: a row for each pair of sets and kind of twin.
 
-    Columns of :func:`saferlrm.suites.overlap.report`, and ``training``.
+    Columns of :func:`saferlrm.suites.overlap.report`, ``training`` and ``n_published``: a copy of a training set may
+    hold fewer rows than were published.
     """
 
     def compute(rows: Path) -> pd.DataFrame:
@@ -187,7 +188,8 @@ def overlaps(study: Study, folder: str = "data", recompute: bool = False) -> pd.
         for name in TRAINING:
             prompts = _prompts(name, rows)
             pairs = find_overlap(prompts, asked, study.profile.data.near_duplicate)
-            parts.append(report(pairs, len(prompts), asked).assign(training=name))
+            of_all = {"training": name, "n_published": published.get(name).rows}
+            parts.append(report(pairs, len(prompts), asked).assign(**of_all))
         return pd.concat(parts, ignore_index=True)
 
     return _kept_or_computed(study, "11_overlap", folder, recompute, compute)
@@ -196,9 +198,8 @@ def overlaps(study: Study, folder: str = "data", recompute: bool = False) -> pd.
 def overlap_grid(table: pd.DataFrame) -> pd.DataFrame:
     """How many training prompts have a twin, of which kind, a row for each pair of sets that share any."""
     found = table[table["training_prompts"] > 0]
-    grid = found.pivot_table(
-        index=["training", "n_training", "suite", "n_suite"], columns="kind", values="training_prompts", fill_value=0
-    )
+    index = ["training", "n_training", "n_published", "suite", "n_suite"]
+    grid = found.pivot_table(index=index, columns="kind", values="training_prompts", fill_value=0)
     grid = grid.reindex(columns=["exact", "normalised", "near"], fill_value=0).astype(int).reset_index()
     grid.columns.name = None
     return grid.rename(columns={"suite": "evaluation", "n_suite": "n_evaluation"})
@@ -273,7 +274,7 @@ def checked_answers(pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
 
 
 def _prompts(name: str, folder: Path) -> list[Prompt]:
-    rows = published.load(name, folder)
+    rows = published.load(name, folder, allow_fewer=True)  # how many there were stands in the table
     harmful = bool(published.get(name).harmful)
     return [Prompt(f"{name}-{row.id}", row.prompt, name, harmful, None, name) for row in rows.itertuples()]
 

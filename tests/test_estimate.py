@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from saferlrm.estimate import (
 )
 from saferlrm.lm import load_lm
 from saferlrm.profile import AlignmentSettings, load_profile
+from saferlrm.store import repository
 
 SMALL = {
     "vocab_size": 512,
@@ -241,6 +243,20 @@ def test_14_billion_fit_with_the_settings_that_the_profile_names(model: str) -> 
     )
     assert estimate(arch, load_profile("gpu"), Hardware(memory=80)).advice != ()
     assert estimate(arch, load_profile("gpu", **changed), Hardware(memory=80)).advice == ()
+
+
+def test_the_guide_shows_what_the_estimate_says() -> None:
+    guide = (repository() / "docs" / "gpu_server.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w.-]+)[^|]* \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", guide, flags=re.MULTILINE)
+    assert len(rows) >= 5
+    whole = {"alignment.micro_batch": None, "decoding.batch_size": 64}
+    for model, *shown in rows:
+        found = []
+        for group in ("alignment", "sampling"):
+            for profile in (load_profile("gpu", **whole), load_profile("gpu")):
+                lines = estimate(architecture(model), profile).lines
+                found += [round(x.value) for x in lines if x.what == "in all" and x.group.startswith(group)]
+        assert found == [int(number) for number in shown], model
 
 
 def test_memory_is_that_of_a_part_and_of_the_judge() -> None:

@@ -97,7 +97,7 @@ def prompt_classifiers(table: pd.DataFrame) -> Figure:
     caption = (
         f"{style.counts(table['n_train'])} training prompts; tests: "
         + ", ".join(f"{TESTS[t][0]} {style.counts(table.loc[table['test'] == t, 'n'])}" for t in tests)
-        + ". Bars: 95 % intervals over prompts (bootstrap). Recall: of the unsafe prompts; the threshold is read off each test."
+        + ". Bars: 95 % intervals (bootstrap). Recall: of unsafe prompts; the threshold is read off each test."
     )
     shows = "Dots of AUROC and of the share of safe prompts refused, by prompt classifier and test set."
     return style.finish(figure, finding, caption, shows, axes[0, 0])
