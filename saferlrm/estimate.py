@@ -25,6 +25,8 @@ ADAPTER_BYTES = 16  # float32: weight, gradient, and Adam's two moments
 POSITIONS = 2  # token positions whose hidden states are kept
 GROWTH = 1.25  # the cache grows by a quarter at a time
 PROMPT_TOKENS = 256  # of a request with its chat template, for estimates
+# Parameters of the judges' default weights (Llama 3.1 8B, Llama 2 13B, Gemma 2B), which stay loaded between stages.
+JUDGE_PARAMETERS = {"llama_guard": 8.030e9, "harmbench": 13.016e9, "strongreject": 2.506e9}
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,14 @@ def sampling_memory(
     }
 
 
+def judge_bytes(profile: Profile) -> float:
+    """Weights of a judge that is loaded beside the model, in bfloat16; 0 for rules, servers and other weights."""
+    judge = profile.judge
+    if profile.data.source != "published" or judge.url is not None or judge.model is not None:
+        return 0.0
+    return JUDGE_PARAMETERS.get(judge.kind, 0.0) * BYTES["bfloat16"]
+
+
 def states_bytes(arch: Architecture, prompts: int, positions: int = POSITIONS) -> int:
     """Hidden states of all layers and the embedding, float32, as :func:`saferlrm.activations.extract` writes them."""
     return prompts * positions * (arch.layers + 1) * arch.hidden * 4
@@ -231,17 +241,20 @@ def estimate(
         Line("model", "download", arch.parameters * 2 / GIB, "GiB", "exact for bfloat16"),
     ]
     advice = []
+    at_once = min(align.micro_batch or align.batch_size, align.batch_size)  # examples that go through the model
+    judge = judge_bytes(profile)
+    beside = {"judge, kept loaded": judge} if judge else {}
 
     def training(batch: int) -> dict[str, float]:
-        return alignment_memory(
+        return beside | alignment_memory(
             arch, batch, length, align.rank, dtype, quantization, align.gradient_checkpointing, align.bf16
         )
 
     def sampling(batch: int) -> dict[str, float]:
-        return sampling_memory(arch, batch, answer, dtype, quantization)
+        return beside | sampling_memory(arch, batch, answer, dtype, quantization)
 
     wanted = (
-        (f"alignment, batch {align.batch_size} x {length} tokens", training, align.batch_size, "alignment.batch_size"),
+        (f"alignment, {at_once} at once x {length} tokens", training, at_once, "alignment.micro_batch"),
         (
             f"sampling, batch {decoding.batch_size} x {answer} tokens",
             sampling,
@@ -263,7 +276,7 @@ def estimate(
             Line(group, f"largest batch in {hardware.memory:g} GiB", most, "", "estimated"),
         ]
         if total > hardware.usable:
-            advice.append(_advice(group, setting, most, total, quantization, align.gradient_checkpointing))
+            advice.append(_advice(group, setting, most, total, quantization, align.gradient_checkpointing, bool(judge)))
     lines.append(
         Line("disk", f"states of all layers, {prompts} prompts", states_bytes(arch, prompts) / GIB, "GiB", "exact")
     )
@@ -271,12 +284,16 @@ def estimate(
     return Estimate(arch, tuple(lines), tuple(advice))
 
 
-def _advice(group: str, setting: str, most: int, total: float, quantization: str, checkpointing: bool) -> str:
+def _advice(
+    group: str, setting: str, most: int, total: float, quantization: str, checkpointing: bool, judge: bool
+) -> str:
     if most:
         return f"{group} needs {total / GIB:.0f} GiB; set {setting} to {most} or less"
     ways = [] if quantization == "4bit" else ["loading.quantization to 4bit"]
     if setting.startswith("alignment") and not checkpointing:
         ways.append("alignment.gradient_checkpointing to true")
+    if judge:
+        ways.append("judge.url to a server that runs the judge")
     ways.append("loading.device_map to auto on several GPUs")
     return f"{group} does not fit even with {setting} 1; set {' and '.join(ways)}"
 

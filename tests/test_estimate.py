@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from saferlrm.architectures import Architecture, architecture, published
 from saferlrm.cli import main
 from saferlrm.errors import SaferlrmError
 from saferlrm.estimate import (
+    GIB,
     Hardware,
     alignment_memory,
     estimate,
+    judge_bytes,
     largest_batch,
     layer_activation_bytes,
     measurements,
@@ -32,6 +36,7 @@ from saferlrm.estimate import (
 )
 from saferlrm.lm import load_lm
 from saferlrm.profile import AlignmentSettings, load_profile
+from saferlrm.store import repository
 
 SMALL = {
     "vocab_size": 512,
@@ -214,7 +219,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
 def test_what_does_not_fit_comes_with_the_setting_to_change() -> None:
     gpu = load_profile("gpu")
     made = estimate(architecture("Qwen3-14B"), gpu, Hardware(memory=80), length=4096)
-    assert any("set alignment.batch_size to" in advice for advice in made.advice)
+    assert any("set alignment.micro_batch to" in advice for advice in made.advice)
     small = estimate(architecture("Qwen3-14B"), gpu, Hardware(memory=24), length=4096)
     assert any("loading.quantization to 4bit" in advice for advice in small.advice)
     smaller = load_profile(
@@ -223,6 +228,46 @@ def test_what_does_not_fit_comes_with_the_setting_to_change() -> None:
     assert estimate(architecture("Qwen3-0.6B"), smaller, Hardware(memory=80), length=2048).advice == ()
     with pytest.raises(SaferlrmError, match="holds 40960 tokens, fewer than 50000; set --length"):
         estimate(architecture("Qwen3-8B"), gpu, length=50_000)
+
+
+@pytest.mark.parametrize("model", [name for name in published() if "14B" not in name])
+def test_the_gpu_profile_fits_80_gb_for_every_model_up_to_8_billion(model: str) -> None:
+    assert estimate(architecture(model), load_profile("gpu"), Hardware(memory=80)).advice == ()
+
+
+@pytest.mark.parametrize("model", [name for name in published() if "14B" in name])
+def test_14_billion_fit_with_the_settings_that_the_profile_names(model: str) -> None:
+    arch, changed = architecture(model), {"alignment.micro_batch": 3, "decoding.batch_size": 12}
+    assert "set alignment.micro_batch to 3 and decoding.batch_size to 12" in " ".join(
+        (resources.files("saferlrm") / "profiles" / "gpu.yaml").read_text().replace("\n#", " ").split()
+    )
+    assert estimate(arch, load_profile("gpu"), Hardware(memory=80)).advice != ()
+    assert estimate(arch, load_profile("gpu", **changed), Hardware(memory=80)).advice == ()
+
+
+def test_the_guide_shows_what_the_estimate_says() -> None:
+    guide = (repository() / "docs" / "gpu_server.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w.-]+)[^|]* \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", guide, flags=re.MULTILINE)
+    assert len(rows) >= 5
+    whole = {"alignment.micro_batch": None, "decoding.batch_size": 64}
+    for model, *shown in rows:
+        found = []
+        for group in ("alignment", "sampling"):
+            for profile in (load_profile("gpu", **whole), load_profile("gpu")):
+                lines = estimate(architecture(model), profile).lines
+                found += [round(x.value) for x in lines if x.what == "in all" and x.group.startswith(group)]
+        assert found == [int(number) for number in shown], model
+
+
+def test_memory_is_that_of_a_part_and_of_the_judge() -> None:
+    arch, profile = architecture("Qwen3-8B"), load_profile("gpu", **{"alignment.micro_batch": None})
+    whole = estimate(arch, profile).value("alignment, 16 at once x 4096 tokens", "in all")
+    part = estimate(arch, load_profile("gpu")).value("alignment, 4 at once x 4096 tokens", "in all")
+    assert part < 74 < whole
+    away = load_profile("gpu", **{"judge.url": "http://judge/v1"})
+    alone = estimate(arch, away).value("alignment, 4 at once x 4096 tokens", "in all")
+    assert part - alone == pytest.approx(judge_bytes(load_profile("gpu")) / GIB)
+    assert judge_bytes(away) == judge_bytes(load_profile("organism")) == 0
 
 
 def test_measured_throughput_takes_the_place_of_the_estimate(tmp_path: Path) -> None:
@@ -251,9 +296,9 @@ def test_the_command_prints_every_number_with_its_basis() -> None:
     status, out, err = saferlrm_command("--model", "DeepSeek-R1-Distill-Qwen-7B")
     assert (status, err) == (0, "")
     assert "7.62" in out
-    assert "alignment, batch 16 x 4096 tokens" in out
+    assert "alignment, 4 at once x 4096 tokens" in out
     assert "exact" in out
-    assert "does not fit: alignment" in out
+    assert "does not fit" not in out
     rows = [line for line in out.splitlines() if "\u2502" in line and line.count("\u2502") > 3]
     assert all(
         ("exact" in row or "estimated" in row or "measured" in row) for row in rows if any(map(str.isdigit, row[60:]))

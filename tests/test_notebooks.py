@@ -39,6 +39,7 @@ NAMES = [
     "08_mechanism",
     "09_rivals_and_robustness",
     "10_claims_ledger",
+    "11_real_models",
 ]
 HEADINGS = [
     "Objectives",

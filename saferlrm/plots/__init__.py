@@ -16,6 +16,7 @@ from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_
 from saferlrm.plots.organisms import organisms
 from saferlrm.plots.prerequisites import hints, self_consistency, sizes, thought_budgets, vote_on_refusal
 from saferlrm.plots.probing import probe_along_thought, probe_by_layer
+from saferlrm.plots.real import judge_accuracy, prompt_classifiers
 from saferlrm.plots.rivals import rivals_frontier
 from saferlrm.plots.robustness import adaptive, safe_at_k, temperature, truncation
 from saferlrm.plots.style import PALETTE, alt_text, theme
@@ -36,6 +37,7 @@ __all__ = [
     "frontier",
     "gradient_path",
     "hints",
+    "judge_accuracy",
     "know_but_dont_say",
     "latent_shift",
     "learning_curve",
@@ -44,6 +46,7 @@ __all__ = [
     "probe_along_thought",
     "probe_by_layer",
     "probes_before_after",
+    "prompt_classifiers",
     "reliability",
     "rivals_frontier",
     "safe_at_k",
