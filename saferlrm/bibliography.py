@@ -48,13 +48,14 @@ class Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("1706.04599", "C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger", "On Calibration of Modern Neural Networks", 2017),
+    Entry("1706.04599", "C. Guo et al.", "On Calibration of Modern Neural Networks", 2017),
     Entry("2001.08361", "J. Kaplan et al.", "Scaling Laws for Neural Language Models", 2020),
     Entry("2106.09685", "E. J. Hu et al.", "LoRA: Low-Rank Adaptation of Large Language Models", 2021),
     Entry("2107.03374", "M. Chen et al.", "Evaluating Large Language Models Trained on Code", 2021),
     Entry("2110.14168", "K. Cobbe et al.", "Training Verifiers to Solve Math Word Problems", 2021),
     Entry("2201.11903", "J. Wei et al.", "Chain-of-Thought Prompting Elicits Reasoning in Large Language Models", 2022),
-    Entry("2203.11171", "X. Wang et al.", "Self-Consistency Improves Chain of Thought Reasoning in Language Models", 2022),
+    Entry("2203.11171", "X. Wang et al.", "Self-Consistency Improves Chain of Thought Reasoning in Language "
+        "Models", 2022),
     Entry("2305.14314", "T. Dettmers et al.", "QLoRA: Efficient Finetuning of Quantized LLMs", 2023),
     Entry("2305.20050", "H. Lightman et al.", "Let's Verify Step by Step", 2023),
     Entry("2307.02483", "A. Wei, N. Haghtalab, J. Steinhardt", "Jailbroken: How Does LLM Safety Training Fail?", 2023),
@@ -64,7 +65,8 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry("2311.12022", "D. Rein et al.", "GPQA: A Graduate-Level Google-Proof Q&A Benchmark", 2023),
     Entry(
-        "2312.06674", "H. Inan et al.", "Llama Guard: LLM-based Input-Output Safeguard for Human-AI Conversations", 2023,
+        "2312.06674", "H. Inan et al.",
+        "Llama Guard: LLM-based Input-Output Safeguard for Human-AI Conversations", 2023,
     ),
     Entry(
         "2402.04249", "M. Mazeika et al.",
@@ -101,7 +103,9 @@ ENTRIES: tuple[Entry, ...] = (
         "SAFEPATH: Preventing Harmful Reasoning in Chain-of-Thought via Early Alignment", 2025,
     ),
     Entry("2505.16186", "K. Zhou et al.", "SafeKey: Amplifying Aha-Moment Insights for Safety Reasoning", 2025),
-    Entry("2507.17075", "Y. Xue, B. Mirzasoleiman", "LoRA is All You Need for Safety Alignment of Reasoning LLMs", 2025),
+    Entry(
+        "2507.17075", "Y. Xue, B. Mirzasoleiman", "LoRA is All You Need for Safety Alignment of Reasoning LLMs", 2025,
+    ),
     Entry("2510.06036", "Q. Yin et al.", "Refusal Falls off a Cliff: How Safety Alignment Fails in Reasoning?", 2025),
     Entry("2511.15169", "X. Gao et al.", "SafeRBench: Dissecting the Reasoning Safety of Large Language Models", 2025),
     Entry("2601.03662", "S.-H. Kim, H. Jin, Y. Lee, Y.-S. Han",
@@ -116,8 +120,8 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         "2603.26410", "R. J. Young",
-        "Why Models Know But Don't Say: Chain-of-Thought Faithfulness Divergence Between Thinking Tokens and Answers in "
-        "Open-Weight Reasoning Models", 2026,
+        "Why Models Know But Don't Say: Chain-of-Thought Faithfulness Divergence Between Thinking Tokens and Answers "
+        "in Open-Weight Reasoning Models", 2026,
     ),
     Entry("2604.24074", "", "The wording of a judge's instruction moves attack success", 2026),
     Entry("2605.12726", "S. Doda", "Before the Last Token: Diagnosing Final-Token Safety Probe Failures", 2026),
@@ -215,8 +219,8 @@ def page(root: Path | None = None) -> str:
         [
             "# Bibliography",
             "",
-            f"The {len(ENTRIES)} sources that the notebooks and the code cite, by year. An entry without authors goes by "
-            "the short name that the course uses.",
+            f"The {len(ENTRIES)} sources that the notebooks and the code cite, by year. An entry without authors goes "
+            "by the short name that the course uses.",
             "",
             *lines,
             "",

@@ -205,7 +205,7 @@ def _stage(name: str, settings: Profile, seed: int, method: str) -> None:
 @app.command()
 def report(
     profile: ProfileOption = "organism",
-    readme: Annotated[bool, typer.Option("--readme", help="Also write README.md's results, the maps and docs/.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Also write README.md, the maps, docs/.")] = False,
 ) -> None:
     """Write the HTML report from the results and name it and the figures."""
     load_profile(profile)

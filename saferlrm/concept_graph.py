@@ -11,6 +11,7 @@ import html
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from IPython.display import HTML
@@ -63,7 +64,7 @@ def line(edge: Edge) -> Line:
     start = _border(source, via[0] if via else target, straight=not via)
     end = _border(target, via[-1] if via else source, straight=not via)
     points = (start, *via, end)
-    (x0, y0), (x1, y1) = max(zip(points, points[1:], strict=False), key=lambda pair: _length(*pair))
+    (x0, y0), (x1, y1) = max(pairwise(points), key=lambda pair: _length(*pair))
     at = ((x0 + x1) / 2, (y0 + y1) / 2)
     if y0 == y1:
         width = VERB_WIDTH if abs(x1 - x0) < COLUMN / 2 else 40

@@ -40,8 +40,8 @@ class Place:
     heading: str
 
     def link(self, folder: str = "") -> str:
-        """Address of the heading as JupyterLab resolves it; ``folder`` leads to the notebooks, e.g. ``../notebooks/``."""
-        return f"{folder}{self.notebook}.ipynb#{quote(self.heading.replace(' ', '-'), safe='-,')}"
+        """Address of the heading as JupyterLab resolves it; ``folder`` leads to the notebooks."""
+        return f"{folder}{self.notebook}.ipynb#{quote(self.heading.replace(' ', '-'), safe='-,?')}"
 
     def site_link(self) -> str:
         """Address of the heading on the web site, where notebooks are pages and anchors are slugs."""
@@ -126,7 +126,8 @@ IDEAS: dict[str, Idea] = {
     ),
     "soft": Idea(
         "Soft labels", "teacher",
-        "Calibrated probabilities of a refusal, which say how sure the classifier is instead of only which side it takes.",
+        "Calibrated probabilities of a refusal, which say how sure the classifier is instead of only which side it "
+        "takes.",
         Place(_N["04"], "Is it calibrated?"), (4, 1),
     ),
     "latent": Idea(
@@ -176,7 +177,8 @@ IDEAS: dict[str, Idea] = {
     ),
     "results": Idea(
         "Results", "verdict",
-        "Each published claim as a quantity with a bound, judged by a rule that was fixed before the numbers were known.",
+        "Each published claim as a quantity with a bound, judged by a rule that was fixed before the numbers were "
+        "known.",
         Place(_N["10"], "The ledger"), (2, 4),
     ),
     "product": Idea(
@@ -259,8 +261,8 @@ def map_rows(root: Path | None = None) -> Iterator[tuple[str, str, str, str, str
         objective = re.search(r"^## Objectives.*?^1\. (.+?);?$", text, flags=re.MULTILINE | re.DOTALL)
         warm, cold = _cost(text, WARM), _cost(text, COLD)
         if not title or not objective or not warm or path.stem not in QUESTIONS:
-            raise SaferlrmError(f"{path.name} lacks a title, a first objective, its costs, or its question in QUESTIONS")
-        time = warm[0] if not cold else f"{warm[0]}; from scratch {cold[0]}"
+            raise SaferlrmError(f"{path.name} lacks a title, a first objective, costs, or a question in QUESTIONS")
+        time = warm[0] if not cold else f"{warm[0]}; in the study {cold[0]}"
         memory = max((part[1] for part in (warm, cold) if part), key=lambda text: float(text.split()[0]))
         cpu = "yes" if "A CPU is enough" in text else "no"
         yield path.stem, title.group(1), QUESTIONS[path.stem], objective.group(1).rstrip(";."), time, memory, cpu
@@ -270,7 +272,8 @@ def map_table(root: Path | None = None, folder: str = "") -> str:
     """The map of the course as a Markdown table; ``folder`` leads from the page to the notebooks."""
     header = "| notebook | question | afterwards you can | time | memory | CPU is enough |"
     lines = [
-        f"| [{title.replace(' · ', ' ')}]({folder}{stem}.ipynb) | {question} | {objective} | {time} | {memory} | {cpu} |"
+        f"| [{title.replace(' · ', ' ')}]({folder}{stem}.ipynb) | {question} | {objective} | {time} | {memory} | "
+        f"{cpu} |"
         for stem, title, question, objective, time, memory, cpu in map_rows(root)
     ]
     return "\n".join([header, "|" + "---|" * 6, *lines])

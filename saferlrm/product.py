@@ -24,45 +24,51 @@ SAVED = "09_rivals"
 INTRO = """# From study to product
 
 What the method under study would mean for somebody who runs a model, as far as this study can say. The numbers are
-those of the model organism, a model of about a million parameters in an invented world: they show *how to measure* each
-point, and must not be quoted for a real model. They are read from `results/` when this page is written.
+those of the model organism, a model of about a million parameters in an invented world: they show *how to measure*
+each point, and must not be quoted for a real model. They are read from `results/` when this page is written.
 """
 SEEING = """## What it cannot see
 
-A decision before the thought rests on the prompt alone. Harm that appears only in the middle of a thought comes after it:
-a request that turns harmful through what the model looks up or is told by a tool, a thought that somebody else has begun,
-or a plan that drifts. The plainest test is a thought whose first tokens were written by others (*prefilled*), as anybody
-can do who may write the beginning of the model's turn. Attack success on unseen harmful requests:
+A decision before the thought rests on the prompt alone. Harm that appears only in the middle of a thought comes
+after it: a request that turns harmful through what the model looks up or is told by a tool, a thought that somebody
+else has begun, or a plan that drifts. The plainest test is a thought whose first tokens were written by others
+(*prefilled*), as anybody can do who may write the beginning of the model's turn. Attack success on unseen harmful
+requests:
 """
 MONITORING = """## How to monitor it
 
-1. **Watch the three rates together**, on fixed sets with gold labels, after every change of model, template or decoding
-   settings: attack success, over-refusal, accuracy. [Notebook 06](../notebooks/06_evaluation.ipynb) draws them in one
-   figure. Alert on the end of the interval, not on the estimate: few prompts cannot show that a rate is low.
-2. **Watch thoughts, not only prompts.** Run the judge, or a probe such as that of
-   [notebook 03](../notebooks/03_probing_latent_safety_signals.ipynb), along the thought and on the answer. A decision
-   before the thought and a check after it fail in different places.
-3. **Do not let users write the beginning of the model's turn**, or treat such requests as attacks: see the table above.
-4. **Watch the share of requests that get no thought.** A model that stops thinking about harmless requests is cheaper and
-   may be worse, and no safety rate shows it.
-5. **Log the classifier's probability** and compare its distribution with that of its training prompts; if it moves, so do
-   the labels that the head was taught with.
+1. **Watch the three rates together**, on fixed sets with gold labels, after every change of model, template or
+   decoding settings: attack success, over-refusal, accuracy. [Notebook 06](../notebooks/06_evaluation.ipynb) draws
+   them in one figure. Alert on the end of the interval, not on the estimate: few prompts cannot show that a rate is
+   low.
+2. **Watch thoughts, not only prompts.** Run the judge, or a probe such as that of [notebook
+   03](../notebooks/03_probing_latent_safety_signals.ipynb), along the thought and on the answer. A decision before
+   the thought and a check after it fail in different places.
+3. **Do not let users write the beginning of the model's turn**, or treat such requests as attacks: see the table
+   above.
+4. **Watch the share of requests that get no thought.** A model that stops thinking about harmless requests is
+   cheaper and may be worse, and no safety rate shows it.
+5. **Log the classifier's probability** and compare its distribution with that of its training prompts; if it moves,
+   so do the labels that the head was taught with.
 6. **Attack it again** each time it changes, with wrappers and prefilled thoughts that no training contained.
-7. **Have people label a sample of the judge's verdicts.** A judge's errors move attack success by many points (arXiv
-   2604.24074).
+7. **Have people label a sample of the judge's verdicts.** A judge's errors move attack success by many points
+   (arXiv 2604.24074).
 """
-USE = """**Meant for** the notebooks of this repository: experiments, tests, teaching. **Not meant for** anything else; it can
-answer nothing about the real world. **Harm**: its harmful know-how consists of placeholders.
-**Known limits**: a thought that somebody else has begun undoes the refusals (table above); it writes no thought about
-requests, harmful or harmless; it was evaluated by the judge that also filtered its training data.
+USE = """\
+**Meant for** the notebooks of this repository: experiments, tests, teaching. **Not meant for** anything else; it
+can answer nothing about the real world. **Harm**: its harmful know-how consists of placeholders.
+**Known limits**: what a thought that somebody else has begun does to its refusals stands in the table above;
+whether it still thinks about requests is drawn in [notebook 06](../notebooks/06_evaluation.ipynb); it was evaluated
+by the judge that also filtered its training data.
 """
-DATA_LIMITS = """**How it was made.** The world (things, kinds, pieces) is invented by a program and the prompts are built from it by
-templates, with a seed. Whatever a prompt's label says is true by construction; verdicts come from a rule judge that knows
-the world. Harmless and harmful suites come in pairs that differ in nothing but what is asked for. Things and jailbreak
-families of the evaluation are held out of all training.
-**People** occur in none of it. **Licence**: MIT, as the rest of the repository. **Limits**: English of a few hundred words;
-harm is a property of a thing's kind; no dialogue of several turns. Published prompt sets are not part of the repository;
-their licences and revisions are in `saferlrm/suites/published.py`.
+DATA_LIMITS = """\
+**How it was made.** The world (things, kinds, pieces) is invented by a program and the prompts are built from it by
+templates, with a seed. Whatever a prompt's label says is true by construction; verdicts come from a rule judge that
+knows the world. Harmless and harmful suites come in pairs that differ in nothing but what is asked for. Things and
+jailbreak families of the evaluation are held out of all training.
+**People** occur in none of it. **Licence**: MIT, as the rest of the repository. **Limits**: English of a few
+hundred words; harm is a property of a thing's kind; no dialogue of several turns. Published prompt sets are not
+part of the repository; their licences and revisions are in `saferlrm/suites/published.py`.
 """
 
 
@@ -98,19 +104,23 @@ def _savings(root: Path) -> list[str]:
     if speed:
         tokens, seconds = speed
         told += (
-            f". Latency falls with the tokens, because decoding is one step for each: in the benchmark of this repository, "
-            f"32 answers at a time, a token takes {1000 * seconds / tokens:.2f} ms, so that is about "
+            f". Latency falls with the tokens, because decoding is one step for each: in the benchmark of this "
+            f"repository, 32 answers at a time, a token takes {1000 * seconds / tokens:.2f} ms, so that is about "
             f"{1000 * (harmful[0] - harmful[1]) * seconds / tokens:.0f} ms of computing time for a request"
         )
     trained = _interval(rows, condition="presafe", setting="tokens of training").estimate
+    refused = _interval(_rows(root, "06_over_refusal"), method="presafe", suite="benign", mode="on")
     return [
         "## What a decision before the thought saves\n",
         "Mean tokens that the model writes, thinking on, with the 95 % interval over prompts:\n",
         _table(("model", *settings.values()), lines),
-        f"{told}. Plain fine-tuning on the same refusals is the line to compare with: what it saves too is not the head's. "
-        "At inference the head is gone, so it costs nothing. "
-        f"Training cost {trained:,.0f} tokens. How much of the traffic is harmful decides what the saving is worth; where "
-        "it is one request in a thousand, over-refusal costs more than tokens save.\n",
+        f"{told}. Plain fine-tuning on the same refusals is the line to compare with: what it saves too is not the "
+        "head's. At inference the head is gone, so it costs nothing. "
+        f"Training cost {trained:,.0f} tokens.\n",
+        f"How much of the traffic is harmful decides what the saving is worth. With one harmful request in a thousand, "
+        f"a thousand requests save {harmful[0] - harmful[1]:.0f} tokens, while the over-refusal measured here, "
+        f"{show.figures(refused, 3)} on the suite `benign`, is {999 * refused.estimate:.1f} harmless requests "
+        f"refused.\n",
     ]
 
 
@@ -148,9 +158,10 @@ def _model_card(root: Path) -> list[str]:
         lines.append((f"{what}, {suite.replace('_', ' ')}", *cells))
     return [
         "## Model card: the aligned organism\n",
-        f"**What it is**: a LoRA adapter for the model organism, a `Qwen3ForCausalLM` of {grown['parameters']:,} parameters "
-        f"that was grown from scratch on {grown['tokens'] / 1e6:.1f} M tokens in {grown['seconds'] / 60:.0f} minutes on "
-        f"{grown['threads']} CPU threads (seed {grown['seed']}). The auxiliary head is not part of it.\n",
+        f"**What it is**: a LoRA adapter for the model organism, a `Qwen3ForCausalLM` of {grown['parameters']:,} "
+        f"parameters that was grown from scratch on {grown['tokens'] / 1e6:.1f} M tokens in "
+        f"{grown['seconds'] / 60:.0f} minutes on {grown['threads']} CPU threads (seed {grown['seed']}). The auxiliary "
+        "head is not part of it.\n",
         f"**Settings of alignment**: {settings}; seeds {seeds}. Decoding: temperature "
         f"{evidence['decoding']['temperature']}, at most {evidence['decoding']['max_new_tokens']} tokens.\n",
         USE,
@@ -168,7 +179,8 @@ def _data_card(root: Path) -> list[str]:
         (row.source, row.verdict, row.n, "used" if row.kept else "left out") for row in counts.itertuples(index=False)
     ]
     decided = [
-        ("harmful" if row["harmful"] else "harmless", *(int(row[v]) for v in verdicts)) for _, row in decisions.iterrows()
+        ("harmful" if row["harmful"] else "harmless", *(int(row[v]) for v in verdicts))
+        for _, row in decisions.iterrows()
     ]
     suites = [(name, synthetic.describe(name)) for name in synthetic.SUITE_NAMES]
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -84,7 +85,7 @@ class TestDrawing:
     def test_no_line_crosses_a_node_that_is_not_its_own(self) -> None:
         half = [side / 2 for side in concept_graph.NODE]
         for one in concept_graph.lines():
-            for (x0, y0), (x1, y1) in zip(one.points, one.points[1:], strict=False):
+            for (x0, y0), (x1, y1) in pairwise(one.points):
                 for step in range(101):
                     x, y = x0 + (x1 - x0) * step / 100, y0 + (y1 - y0) * step / 100
                     for key, idea in IDEAS.items():
