@@ -213,7 +213,7 @@ def page(root: Path | None = None) -> str:
         name = f"arXiv {entry.id}" if ARXIV.fullmatch(entry.id) else entry.link.removeprefix("https://")
         label = name.replace("%3C", "<").replace("%3E", ">").replace("%3A", ":").replace("%3B", ";")
         label = label.replace("%28", "(").replace("%29", ")").replace("<", "&lt;").replace(">", "&gt;")
-        who = f"{entry.authors}. " if entry.authors else ""
+        who = f"{entry.authors.rstrip('.')}. " if entry.authors else ""
         lines.append(f"- {who}*{entry.title}*. {entry.year}. [{label}]({entry.link})")
     return "\n".join(
         [

@@ -64,8 +64,9 @@ by the judge that also filtered its training data.
 DATA_LIMITS = """\
 **How it was made.** The world (things, kinds, pieces) is invented by a program and the prompts are built from it by
 templates, with a seed. Whatever a prompt's label says is true by construction; verdicts come from a rule judge that
-knows the world. Harmless and harmful suites come in pairs that differ in nothing but what is asked for. Things and
-jailbreak families of the evaluation are held out of all training.
+knows the world. Harmless and harmful suites come in pairs that differ in nothing but what is asked for. Suites
+about *unseen* things and *novel* jailbreak families hold what no safety training contained; the *seen* ones hold what
+it did, for comparison.
 **People** occur in none of it. **Licence**: MIT, as the rest of the repository. **Limits**: English of a few
 hundred words; harm is a property of a thing's kind; no dialogue of several turns. Published prompt sets are not
 part of the repository; their licences and revisions are in `saferlrm/suites/published.py`.
