@@ -9,6 +9,7 @@ from saferlrm.plots.behaviour import accuracy_by_depth, safety_by_mode, thought_
 from saferlrm.plots.causal import causal, know_but_dont_say
 from saferlrm.plots.comparison import before_after, frontier, overview
 from saferlrm.plots.costs import decision_costs
+from saferlrm.plots.concepts import concepts
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
 from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
@@ -31,6 +32,7 @@ __all__ = [
     "causal",
     "claims_ledger",
     "classifier_scores",
+    "concepts",
     "control_differences",
     "controls",
     "decision_costs",
