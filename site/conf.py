@@ -35,6 +35,7 @@ nitpicky = True
 html_theme = "sphinx_book_theme"
 html_title = "saferlrm"
 html_static_path = [str(HERE / "static")]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False

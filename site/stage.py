@@ -58,8 +58,11 @@ def stage(target: Path, root: Path = ROOT) -> list[Path]:
     for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
         name = PurePosixPath("notebooks", path.name)
+        heading = ""
         for cell in notebook.cells:
-            _stage_cell(cell, name, links)
+            if cell.cell_type == "markdown":
+                heading = (re.findall(r"^#+ (.+)$", cell.source, flags=re.MULTILINE) or [heading])[-1]
+            _stage_cell(cell, name, links, heading)
         written.append(target / name)
         nbformat.write(notebook, written[-1])
     for source, page in PAGES.items():
@@ -139,7 +142,7 @@ class Links:
         return text[1:] if new is None else f"{text}]({new})"
 
 
-def _stage_cell(cell: nbformat.NotebookNode, source: PurePosixPath, links: Links) -> None:
+def _stage_cell(cell: nbformat.NotebookNode, source: PurePosixPath, links: Links, heading: str) -> None:
     if cell.cell_type == "markdown":
         cell.source = links.in_markdown(cell.source, source)
         return
@@ -154,7 +157,7 @@ def _stage_cell(cell: nbformat.NotebookNode, source: PurePosixPath, links: Links
             data["text/markdown"] = links.in_markdown(data["text/markdown"], source)
         if "image/png" in data:
             words = described(cell.source, links.root)
-            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": words or "Figure drawn by the cell above"}
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": words or f"Figure of the section “{heading}”"}
 
 
 def described(code: str, root: Path = ROOT) -> str:

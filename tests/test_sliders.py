@@ -28,6 +28,7 @@ class Handle:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[list, Handle]:
+    plt.close("all")
     outputs, handle = [], Handle()
 
     def display(output, display_id=None, raw=False):
