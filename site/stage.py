@@ -8,6 +8,7 @@ get the anchors that Sphinx gives to headings. Figures get the alternative text 
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import sys
@@ -35,7 +36,7 @@ NAVIGATION = """
 :hidden:
 :caption: About
 
-contributing
+%s
 ```
 """
 
@@ -45,7 +46,7 @@ class BrokenLinkError(Exception):
 
 
 def stage(target: Path, root: Path = ROOT) -> list[Path]:
-    """Writes all sources of the site below an empty or new folder and returns the pages.
+    """Replaces a folder by all sources of the site and returns the pages.
 
     Raises:
         BrokenLinkError: a relative link leads to no file of the repository.
@@ -65,11 +66,18 @@ def stage(target: Path, root: Path = ROOT) -> list[Path]:
             _stage_cell(cell, name, links, heading)
         written.append(target / name)
         nbformat.write(notebook, written[-1])
-    for source, page in PAGES.items():
+    texts = [path.relative_to(root).as_posix() for path in sorted((root / "docs").glob("*.md"))]
+    pages = PAGES | {name: name for name in texts}
+    for source, page in pages.items():
         text = links.in_markdown((root / source).read_text(encoding="utf-8"), PurePosixPath(source))
         if page == "index.md":
-            text += NAVIGATION % "\n".join(f"notebooks/{path.stem}" for path in notebooks)
+            about = [*texts, "contributing.md"]
+            text += NAVIGATION % (
+                "\n".join(f"notebooks/{path.stem}" for path in notebooks),
+                "\n".join(name.removesuffix(".md") for name in about),
+            )
         written.append(target / page)
+        written[-1].parent.mkdir(exist_ok=True)
         written[-1].write_text(text, encoding="utf-8")
     return written
 
@@ -94,7 +102,7 @@ class Links:
 
         def replaced(found: re.Match[str]) -> str:
             name, quote, link = found.groups()
-            new = self.resolve(link, source)
+            new = self.resolve(html.unescape(link), source)
             if new is None or EXTERNAL.match(link) or link.startswith("#"):
                 return found[0] if new is not None else f"data-left-out={quote}{link}{quote}"
             page, hash_, anchor = new.partition("#")
@@ -122,7 +130,7 @@ class Links:
         if file.is_dir():
             return None
         inside = file.relative_to(self.root).as_posix()
-        if inside in PAGES or (file.suffix == ".ipynb" and file.parent == self.root / "notebooks"):
+        if inside in PAGES or re.fullmatch(r"notebooks/[^/]+[.]ipynb|docs/[^/]+[.]md", inside):
             inside = PAGES.get(inside, inside)
             anchor = github_slugify(unquote(anchor))
         else:

@@ -29,7 +29,7 @@ HERE = PurePosixPath("notebooks/01_one.ipynb")
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
-    for folder in ("notebooks", "figures", "benchmarks"):
+    for folder in ("notebooks", "figures", "benchmarks", "docs"):
         (root / folder).mkdir(parents=True)
     for name in ("01_one", "02_two"):
         cells = [nbformat.v4.new_markdown_cell("# Title\n\n[on](02_two.ipynb#Is-it-calibrated?)")]
@@ -37,6 +37,7 @@ def repository(tmp_path: Path) -> Path:
     (root / "figures" / "01_a.png").write_bytes(b"picture")
     (root / "LICENSE").write_text("MIT")
     (root / "README.md").write_text("# Project\n\n![What it shows](figures/01_a.png) [one](notebooks/01_one.ipynb)\n")
+    (root / "docs" / "words.md").write_text("# Words\n\n[one](../notebooks/01_one.ipynb) [project](../README.md)\n")
     (root / "CONTRIBUTING.md").write_text("# How\n")
     return root
 
@@ -59,6 +60,7 @@ def links(repository: Path, tmp_path: Path):
         ("see [the scripts](../benchmarks).", "see the scripts."),
         ("[a](https://arxiv.org/abs/2603.17368)", "[a](https://arxiv.org/abs/2603.17368)"),
         ("```\n[a](nowhere.md)\n```", "```\n[a](nowhere.md)\n```"),
+        ("[a](../docs/words.md)", "[a](../docs/words.md)"),
         ('<a href="02_two.ipynb#By-layer">a</a>', '<a href="../notebooks/02_two.html#by-layer">a</a>'),
     ],
 )
@@ -82,11 +84,14 @@ def test_pages_are_the_readme_as_landing_page_and_all_notebooks(repository: Path
     assert {page.relative_to(tmp_path / "site").as_posix() for page in pages} == {
         "index.md",
         "contributing.md",
+        "docs/words.md",
         "notebooks/01_one.ipynb",
         "notebooks/02_two.ipynb",
     }
     index = (tmp_path / "site" / "index.md").read_text()
     assert "notebooks/01_one\nnotebooks/02_two\n" in index
+    assert "docs/words\ncontributing\n" in index
+    assert "[project](../index.md)" in (tmp_path / "site" / "docs" / "words.md").read_text()
     assert (tmp_path / "site" / "figures" / "01_a.png").is_file()
 
 
