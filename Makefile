@@ -1,4 +1,4 @@
-# make study | test | lab | lint | clean.  Needs Python 3.11 or 3.12, make and git; everything else lives in .venv.
+# make study | test | lab | lint | site | browser | clean.  Needs Python 3.11 or 3.12, make and git; everything else lives in .venv.
 #   PYTHON=python3.12                  another interpreter
 #   PROFILE=smoke                      another profile for `make study`
 #   PIP_ARGS="--index-url URL ..."     extra arguments of pip, e.g. an index with CPU-only builds of torch
@@ -8,8 +8,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE_STAMP := $(VENV)/.installed-site
 
-.PHONY: study test lab lint clean setup
+.PHONY: study test lab lint site browser clean setup
 .DEFAULT_GOAL := study
 
 setup: $(STAMP)
@@ -37,6 +38,21 @@ lab: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+# The web site, from the notebooks as they are stored: nothing is executed, and the pages fetch nothing.
+$(SITE_STAMP): $(STAMP) site/requirements.lock.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off $(PIP_ARGS) --no-deps -r site/requirements.lock.txt
+	touch $@
+
+site: $(SITE_STAMP)
+	rm -rf build/site
+	$(BIN)/python site/stage.py build/site-source
+	$(BIN)/python -m sphinx -b html -q -W --keep-going -c site -d build/site-doctrees build/site-source build/site
+	@echo "the site is in build/site; open build/site/index.html"
+
+# The site and JupyterLab in a real Chromium; without chromium and chromedriver the tests are skipped and say so.
+browser: site
+	$(BIN)/python -m pytest tests/browser -rs $(PYTEST_ARGS)
 
 # Computed stages and runs go too; shipped results stay.
 clean:

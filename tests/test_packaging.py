@@ -18,11 +18,12 @@ from packaging.version import Version
 import saferlrm
 
 ROOT = Path(__file__).parent.parent
+SITE_LOCK = "site/requirements.lock.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def locked() -> dict[str, Version]:
-    lines = (ROOT / "requirements.lock.txt").read_text().splitlines()
+def locked(file: str = "requirements.lock.txt") -> dict[str, Version]:
+    lines = (ROOT / file).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin) for pin in pins), (
         "exact public versions"
@@ -46,8 +47,10 @@ def test_the_conda_environment_has_the_versions_of_the_lock() -> None:
 
 
 def test_every_direct_requirement_is_locked_within_its_range() -> None:
-    pins = locked()
+    everywhere, site = locked(), locked(SITE_LOCK)
+    assert not set(everywhere) & set(site), "pinned in both files"
     for requirement in direct():
+        pins = site if str(requirement) in PROJECT["optional-dependencies"]["site"] else everywhere
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
@@ -70,7 +73,7 @@ def test_every_requirement_of_a_locked_package_is_locked(python: str) -> None:
 def test_every_third_party_import_is_a_declared_requirement() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in direct()}
     providers = metadata.packages_distributions()
-    own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
+    own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
     found = set()
     for folder in ("saferlrm", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -94,7 +97,7 @@ def test_profiles_are_part_of_the_package() -> None:
 
 
 def test_make_knows_its_commands_and_continuous_integration_calls_make_test() -> None:
-    for target in ("study", "test", "lab", "lint", "clean"):
+    for target in ("study", "test", "lab", "lint", "site", "browser", "clean"):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     script = ROOT / ".ci" / "run"
