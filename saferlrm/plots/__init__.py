@@ -8,8 +8,8 @@ from saferlrm.plots.alignment import safety_gradient, training_curves
 from saferlrm.plots.behaviour import accuracy_by_depth, safety_by_mode, thought_length, verdicts
 from saferlrm.plots.causal import causal, know_but_dont_say
 from saferlrm.plots.comparison import before_after, frontier, overview
-from saferlrm.plots.costs import decision_costs
 from saferlrm.plots.concepts import concepts
+from saferlrm.plots.costs import decision_costs
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
 from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
