@@ -135,6 +135,32 @@ class TestTheCollection:
             assert len(set(names)) == len(names)
 
 
+class TestAgreementWithThePackage:
+    """Where the package has what an exercise asks for, the solution gives the same."""
+
+    def test_the_auxiliary_loss(self) -> None:
+        from saferlrm.align.head import binary_loss
+
+        exercise = EXERCISES["05.1"]
+        for case in exercise.cases():
+            assert difference(binary_loss(*case.args), exercise.defined(exercise.solution)(*case.args), 1e-6) is None
+
+    def test_the_temperature(self) -> None:
+        from saferlrm.classifier import fit_temperature
+
+        exercise = EXERCISES["04.1"]
+        for z, y in (case.args for case in exercise.cases()[:3]):
+            found = exercise.defined(exercise.solution)(z, y)
+            assert found == pytest.approx(fit_temperature(z, y.astype(float))["temperature"], rel=1e-3)
+
+    def test_the_corrected_rate(self) -> None:
+        from saferlrm.judges.calibration import JudgeError, corrected_rate
+
+        exercise, judge = EXERCISES["02.3"], JudgeError(positives=100, hits=90, negatives=100, passes=80)
+        found = exercise.defined(exercise.solution)(0.41, 0.9, 0.8)
+        assert found == pytest.approx(corrected_rate(41, 100, judge).estimate)
+
+
 class TestTheNotebooks:
     @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem[:2])
     def test_a_notebook_holds_its_exercises_as_they_are_in_the_package(self, path: Path) -> None:

@@ -34,6 +34,16 @@ def test_outputs_counts_and_costs_are_renewed(tmp_path: Path) -> None:
     assert "GB" in cost.source
 
 
+def test_marks_of_exercises_and_tags_stay_and_other_metadata_go(tmp_path: Path) -> None:
+    path = _write(tmp_path / "00_small.ipynb", "print(1)")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata = {"exercise": "00.1", "tags": ["nbval-check-output"], "papermill": {"duration": 1}}
+    nbformat.write(notebook, path)
+    list(refresh([path]))
+    kept = nbformat.read(path, as_version=4).cells[1].metadata
+    assert kept == {"exercise": "00.1", "tags": ["nbval-check-output"]}
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [

@@ -82,12 +82,13 @@ def _complaint(exercise: Exercise, attempt: Callable[..., Any]) -> str | None:
     cases = exercise.cases()
     got = [_run(attempt, case.args) for case in cases]
     for case, found in zip(cases, got, strict=True):
-        where = _where(exercise, case)
         if isinstance(found, Exception):
-            return f"{where}, it raises {_told(found)}"
-        if why := difference(right(*copy.deepcopy(case.args)), found, exercise.tolerance):
+            why = f"it raises {_told(found)}"
+        else:
+            why = difference(right(*copy.deepcopy(case.args)), found, exercise.tolerance)
+        if why:
             named = _mistake(exercise, cases, got)
-            return f"{where}, {why}." + (f" {named}" if named else "")
+            return f"{_where(exercise, case)}, {why}." + (f" {named}" if named else "")
     if exercise.property is None:
         return None
     with _quiet():

@@ -41,7 +41,7 @@ def _card(refused: list[int], success: list[int]) -> pd.DataFrame:
     own = pd.DataFrame({"refused": refused, "attack_success": success}).astype(bool).astype(object)
     own = own.assign(suite="hard", mode="on")
     aside = own.assign(refused=False, attack_success=False)
-    return pd.concat([own, aside.assign(suite="benign", attack_success=None), aside.assign(mode="off")])
+    return pd.concat([own, aside.assign(suite="benign"), aside.assign(mode="off")])
 
 
 def _cards() -> list[Case]:

@@ -285,7 +285,7 @@ EXERCISES = (
         to the
         least safe? Guess, then measure. Hold it against the differences between methods that you saw above.
         """,
-        hint="Mean by seed, then largest minus smallest.",
+        hint="Mean by seed, then largest minus smallest. The column may hold objects: `.astype(float)` first.",
         imports=("import pandas as pd",),
         guess="your guess: a difference of rates, 0 to 1",
         on=("hard", '"presafe"'),
@@ -298,7 +298,7 @@ EXERCISES = (
         def spread_of_seeds(rows: pd.DataFrame, method: str) -> float:
             """Largest minus smallest attack success rate over the seeds of one method."""
             own = rows[rows["method"] == method]
-            rates = own.groupby("seed")["attack_success"].mean()
+            rates = own["attack_success"].astype(float).groupby(own["seed"]).mean()
             return float(rates.max() - rates.min())
         ''',
         learned="If seeds of one method differ as much as the methods do, a comparison of one seed each is a coin "

@@ -60,7 +60,7 @@ EXERCISES = (
         title="A verdict from an interval",
         stars=1,
         minutes=10,
-        function="verdict",
+        function="ruling",
         statement="""
         Write the rule of the theory above for both kinds of claim: a quantity is *at least* `bound`, or *at most*.
         Return
@@ -70,12 +70,12 @@ EXERCISES = (
         """,
         hint="*At most b* for θ is *at least −b* for −θ: turn the interval round instead of writing the rule twice.",
         starter='''
-        def verdict(low: float, high: float, bound: float, at_least: bool) -> str:
+        def ruling(low: float, high: float, bound: float, at_least: bool) -> str:
             """What the interval [low, high] says of the claim."""
             return None  # your code
         ''',
         solution='''
-        def verdict(low: float, high: float, bound: float, at_least: bool) -> str:
+        def ruling(low: float, high: float, bound: float, at_least: bool) -> str:
             """What the interval [low, high] says of the claim."""
             if not at_least:
                 low, high, bound = -high, -low, -bound
@@ -89,7 +89,7 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 """
-                def verdict(low, high, bound, at_least):
+                def ruling(low, high, bound, at_least):
                     middle = (low + high) / 2
                     right = middle >= bound if at_least else middle <= bound
                     return "holds" if right else "does not hold"
@@ -98,7 +98,7 @@ EXERCISES = (
             ),
             Mistake(
                 """
-                def verdict(low, high, bound, at_least):
+                def ruling(low, high, bound, at_least):
                     if low >= bound:
                         return "holds"
                     return "does not hold" if high < bound else "cannot be decided here"
@@ -107,7 +107,7 @@ EXERCISES = (
             ),
             Mistake(
                 """
-                def verdict(low, high, bound, at_least):
+                def ruling(low, high, bound, at_least):
                     return "holds" if (low >= bound if at_least else high <= bound) else "does not hold"
                 """,
                 "An interval that contains the bound refutes nothing.",
