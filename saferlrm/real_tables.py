@@ -105,7 +105,7 @@ def families() -> pd.DataFrame:
     """:data:`FAMILIES` as a table."""
     return pd.DataFrame(
         [
-            {"family": name, "template": template} | {mode: f"`{text!r}`" for mode, text in prefixes.items()}
+            {"family": name, "template": template} | {mode: repr(text) for mode, text in prefixes.items()}
             for name, (template, prefixes) in FAMILIES.items()
         ]
     )

@@ -253,8 +253,8 @@ def test_the_guide_shows_what_the_estimate_says() -> None:
     for model, *shown in rows:
         found = []
         for group in ("alignment", "sampling"):
-            for profile in (load_profile("gpu", **whole), load_profile("gpu")):
-                lines = estimate(architecture(model), profile).lines
+            for settings in (load_profile("gpu", **whole), load_profile("gpu")):
+                lines = estimate(architecture(model), settings).lines
                 found += [round(x.value) for x in lines if x.what == "in all" and x.group.startswith(group)]
         assert found == [int(number) for number in shown], model
 

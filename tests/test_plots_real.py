@@ -33,7 +33,7 @@ def judged() -> pd.DataFrame:
 
 def scored() -> pd.DataFrame:
     rows = []
-    for name, seed in (("TF-IDF", None), ("frozen encoder", None), ("fine-tuned encoder", 0), ("fine-tuned encoder", 1)):
+    for name, seed in (("TF-IDF", None), ("frozen", None), ("fine-tuned encoder", 0), ("fine-tuned encoder", 1)):
         for test, n in (("xstest", 450), ("jbb", 200)):
             row = {"model": name, "seed": seed, "test": test, "n": n, "n_train": 1004}
             for metric, rate in (("auroc", 0.7 + 0.05 * (test == "jbb")), ("fpr_recall", 0.8)):
@@ -82,7 +82,8 @@ def test_nothing_is_cut_off_or_covered_and_all_is_readable_at_half_size(name: st
 
 
 def test_the_finding_counts_held_out_models_alone() -> None:
-    assert "on 2 of 2 held-out models (p < 0.05 on 1), in three classes on 0 of 2" in words(plots.judge_accuracy(judged()))
+    title = words(plots.judge_accuracy(judged()))
+    assert "on 2 of 2 held-out models (p < 0.05 on 1), in three classes on 0 of 2" in title
     worse = judged().replace({"judge": {RULES: MATCHER, MATCHER: RULES}})
     worse["role"] = np.where((worse["judge"] == RULES) & (worse["model"] == DEVELOPED_ON), "developed on", "held out")
     assert "on 0 of 2 held-out models (p < 0.05 on 0), in three classes on 2 of 2" in words(plots.judge_accuracy(worse))
