@@ -49,6 +49,10 @@ class Entry:
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("1706.04599", "C. Guo et al.", "On Calibration of Modern Neural Networks", 2017),
+    Entry(
+        "1909.05858", "N. S. Keskar et al.",
+        "CTRL: A Conditional Transformer Language Model for Controllable Generation", 2019,
+    ),
     Entry("2001.08361", "J. Kaplan et al.", "Scaling Laws for Neural Language Models", 2020),
     Entry("2106.09685", "E. J. Hu et al.", "LoRA: Low-Rank Adaptation of Large Language Models", 2021),
     Entry("2107.03374", "M. Chen et al.", "Evaluating Large Language Models Trained on Code", 2021),
@@ -59,6 +63,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("2305.14314", "T. Dettmers et al.", "QLoRA: Efficient Finetuning of Quantized LLMs", 2023),
     Entry("2305.20050", "H. Lightman et al.", "Let's Verify Step by Step", 2023),
     Entry("2307.02483", "A. Wei, N. Haghtalab, J. Steinhardt", "Jailbroken: How Does LLM Safety Training Fail?", 2023),
+    Entry("2307.13702", "T. Lanham et al.", "Measuring Faithfulness in Chain-of-Thought Reasoning", 2023),
     Entry(
         "2308.01263", "P. Röttger et al.",
         "XSTest: A Test Suite for Identifying Exaggerated Safety Behaviours in Large Language Models", 2023,
@@ -102,6 +107,7 @@ ENTRIES: tuple[Entry, ...] = (
         "2505.14667", "W. Jeung, S. Yoon, M. Kahng, A. No",
         "SAFEPATH: Preventing Harmful Reasoning in Chain-of-Thought via Early Alignment", 2025,
     ),
+    Entry("2505.05410", "Y. Chen et al.", "Reasoning Models Don't Always Say What They Think", 2025),
     Entry("2505.16186", "K. Zhou et al.", "SafeKey: Amplifying Aha-Moment Insights for Safety Reasoning", 2025),
     Entry(
         "2507.17075", "Y. Xue, B. Mirzasoleiman", "LoRA is All You Need for Safety Alignment of Reasoning LLMs", 2025,

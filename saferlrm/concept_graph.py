@@ -25,7 +25,7 @@ LEFT, TOP = 116.0, 140.0  # centre of the node in column 0 and row 0
 SIZE = (1520.0, 700.0)  # of the drawing
 PANEL = 74.0  # height of the explanation below it
 GAP = 5.0  # between a line and a node
-NAME_WIDTH, VERB_WIDTH = 18, 12  # characters of a line
+VERB_WIDTH = 12  # characters of a line
 COLOURS: dict[Group, str] = {  # Okabe and Ito's set; on white each has the contrast of a border
     "question": "#D55E00",
     "teacher": "#009E73",

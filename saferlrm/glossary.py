@@ -102,6 +102,11 @@ TERMS: tuple[Term, ...] = (
         "predictions.", "04", "ECE",
     ),
     Term(
+        "Faithfulness", "Whether a thought tells what moved the answer; it often does not (arXiv 2307.13702, "
+        "2505.05410).",
+        "08",
+    ),
+    Term(
         "Frontier", "The methods that no other method beats on all axes at once: attack success, over-refusal, "
         "accuracy.",
         "09",
@@ -176,6 +181,10 @@ TERMS: tuple[Term, ...] = (
     Term(
         "Refusal direction", "The direction in hidden states along which harmful and harmless prompts differ; adding "
         "it can make a model refuse (arXiv 2406.11717).", "08",
+    ),
+    Term(
+        "Repetition penalty", "Making tokens that were written before less likely (arXiv 1909.05858). In an evaluation "
+        "of reasoning it punishes steps that must be repeated.", "02", "repetition penalties",
     ),
     Term(
         "Safe@k", "Probability that all of k sampled answers to a prompt are safe: what an attacker faces who may try "

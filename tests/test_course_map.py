@@ -121,7 +121,7 @@ class TestDrawing:
         figure = plots.concepts()
         figure.canvas.draw()
         drawn = [t for t in figure.findobj(plt.Text) if t.get_text().strip() and t.get_visible()]
-        plain = " ".join(" ".join(t.get_text().split()) for t in drawn)
+        plain = " ".join(" ".join(t.get_text().replace("\u00a0", " ").split()) for t in drawn)
         assert all(idea.name in plain for idea in IDEAS.values())
         assert min(t.get_fontsize() for t in drawn) >= 10
         assert f"{len(IDEAS)} ideas, {len(EDGES)} links" in words(figure)
@@ -143,6 +143,15 @@ class TestDrawing:
                 box = text.get_window_extent()
                 assert box.width <= abs(x1 - x0) - 4, text.get_text()
                 assert box.height <= abs(y1 - y0) - 2, text.get_text()
+        plt.close(figure)
+
+    def test_no_verb_covers_a_name(self) -> None:
+        figure = plots.concepts()
+        figure.canvas.draw()
+        names = [t for t in figure.axes[0].texts if t.get_fontweight() == "bold"]
+        for verb in (t for t in figure.axes[0].texts if t.get_fontweight() != "bold"):
+            for name in names:
+                assert not verb.get_window_extent().overlaps(name.get_window_extent()), verb.get_text()
         plt.close(figure)
 
 

@@ -15,6 +15,7 @@ from saferlrm.plots import style
 
 INK = "#39424E"
 WIDTH, HEIGHT = 13.0, 7.3  # inches
+NAME_WIDTH = 17  # characters of a line in a box
 CROPPED = 64  # units at the top that the browser's legend needs and the figure does not
 
 
@@ -50,8 +51,8 @@ def _node(ax: Axes, centre: graph.Point, name: str, notebook: str, colour: str) 
             facecolor="white", edgecolor=colour, linewidth=2.2,
         )
     )  # fmt: skip
-    text = textwrap.fill(f"{name} · {notebook}", graph.NAME_WIDTH + 3)
-    ax.text(x, y, text, ha="center", va="center", fontsize=10.5, fontweight="bold", color="#1D2430", linespacing=1.1)
+    text = textwrap.fill(f"{name}\u00a0·\u00a0{notebook}", NAME_WIDTH)  # the spaces do not break
+    ax.text(x, y, text, ha="center", va="center", fontsize=10, fontweight="bold", color="#1D2430", linespacing=1.1)
 
 
 def _edge(ax: Axes, one: graph.Line) -> None:
