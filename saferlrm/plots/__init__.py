@@ -18,7 +18,6 @@ from saferlrm.plots.rivals import rivals_frontier
 from saferlrm.plots.robustness import adaptive, safe_at_k, temperature, truncation
 from saferlrm.plots.style import PALETTE, alt_text, theme
 from saferlrm.plots.sweeps import sweeps
-from saferlrm.plots.threshold import threshold_at
 
 __all__ = [
     "PALETTE",
@@ -50,7 +49,6 @@ __all__ = [
     "temperature",
     "theme",
     "thought_length",
-    "threshold_at",
     "training_curves",
     "truncation",
     "verdicts",
