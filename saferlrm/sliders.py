@@ -14,7 +14,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
-from saferlrm.plots import threshold_at
+from saferlrm.plots.threshold import threshold_at
 
 STATIC = "A slider appears here where the notebook runs (JupyterLab, Notebook, VS Code)."
 

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from pictures import words
 
-from saferlrm import plots, sliders
+from saferlrm import sliders
 from saferlrm.errors import SaferlrmError
+from saferlrm.plots.threshold import threshold_at
 
 TABLE = pd.DataFrame({"harmful": [True] * 4 + [False] * 4, "p_refuse": [0.9, 0.8, 0.7, 0.2, 0.6, 0.1, 0.1, 0.0]})
 
@@ -44,14 +45,14 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[list, Handle]:
     ("threshold", "passed", "flagged"), [(0.5, "25\u00a0%", "25\u00a0%"), (0.15, "0\u00a0%", "25\u00a0%")]
 )
 def test_the_title_tells_both_errors_of_the_threshold(threshold: float, passed: str, flagged: str) -> None:
-    title = plots.threshold_at(TABLE, threshold).get_suptitle()
+    title = threshold_at(TABLE, threshold).get_suptitle()
     assert f"{passed} of the harmful prompts pass" in title.replace("\n", " ")
     assert f"{flagged} of the harmless" in title.replace("\n", " ")
 
 
 def test_prompts_of_one_kind_are_refused() -> None:
     with pytest.raises(SaferlrmError, match="harmless prompts"):
-        plots.threshold_at(TABLE[TABLE["harmful"]], 0.5)
+        threshold_at(TABLE[TABLE["harmful"]], 0.5)
 
 
 def test_the_first_output_is_a_picture_and_the_second_a_slider_with_a_sentence_in_its_place(shown) -> None:
@@ -67,7 +68,7 @@ def test_the_first_output_is_a_picture_and_the_second_a_slider_with_a_sentence_i
 
 def test_moving_the_slider_redraws_the_figure(shown) -> None:
     _, handle = shown
-    control = sliders.slider(lambda value: plots.threshold_at(TABLE, value), 0.5, "threshold")
+    control = sliders.slider(lambda value: threshold_at(TABLE, value), 0.5, "threshold")
     control.value = 0.9
     assert ["Threshold 0.90" in words(figure) for figure in handle.pictures] == [True]
 

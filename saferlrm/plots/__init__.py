@@ -22,7 +22,6 @@ from saferlrm.plots.rivals import rivals_frontier
 from saferlrm.plots.robustness import adaptive, safe_at_k, temperature, truncation
 from saferlrm.plots.style import PALETTE, alt_text, theme
 from saferlrm.plots.sweeps import sweeps
-from saferlrm.plots.threshold import threshold_at
 
 __all__ = [
     "PALETTE",
@@ -62,7 +61,6 @@ __all__ = [
     "theme",
     "thought_budgets",
     "thought_length",
-    "threshold_at",
     "training_curves",
     "truncation",
     "verdicts",
