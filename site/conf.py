@@ -41,7 +41,6 @@ html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {
     "home_page_in_toc": True,
-    "navbar_persistent": [],  # the search field stands in the side bar
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": True,
