@@ -18,7 +18,9 @@ from selenium.webdriver.common.keys import Keys
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE, SHOTS = ROOT / "build" / "site", ROOT / "build" / "screenshots"
-PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
+PAGES = sorted(
+    path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if not path.is_relative_to(SITE / "_static")
+)
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 WIDE, NARROW = 1400, 390
 WORD = "calibration"
