@@ -129,8 +129,6 @@ def align(lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, 
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(lm, settings, seed=0)
         trainer = build_trainer(model, encoded, lm, settings, 0, folder)
-        trainer.args.gradient_checkpointing = True
-        trainer.args.gradient_checkpointing_kwargs = {"use_reentrant": False}
         trainer.add_callback(Clock())
         trainer.train()
     steps = [after - before for before, after in itertools.pairwise(ends)][WARM_UP - 1 :]

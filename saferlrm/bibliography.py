@@ -60,6 +60,12 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("2201.11903", "J. Wei et al.", "Chain-of-Thought Prompting Elicits Reasoning in Large Language Models", 2022),
     Entry("2203.11171", "X. Wang et al.", "Self-Consistency Improves Chain of Thought Reasoning in Language "
         "Models", 2022),
+    Entry(
+        "2305.13245",
+        "J. Ainslie et al.",
+        "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints",
+        2023,
+    ),
     Entry("2305.14314", "T. Dettmers et al.", "QLoRA: Efficient Finetuning of Quantized LLMs", 2023),
     Entry("2305.20050", "H. Lightman et al.", "Let's Verify Step by Step", 2023),
     Entry("2307.02483", "A. Wei, N. Haghtalab, J. Steinhardt", "Jailbroken: How Does LLM Safety Training Fail?", 2023),

@@ -227,6 +227,7 @@ QUESTIONS: dict[str, str] = {
     "08_mechanism": "Where does the decision sit, and is it used?",
     "09_rivals_and_robustness": "What would others do, and does it hold under pressure?",
     "10_claims_ledger": "Which published claims hold here?",
+    "11_real_models": "How is this run on a real model, and what are its instruments worth?",
 }
 
 

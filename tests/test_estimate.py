@@ -167,8 +167,7 @@ def test_the_memory_that_a_forward_pass_leaves_for_the_backward_pass_is_within_a
     model = build_model(load_lm(folder, device="cpu", dtype=dtype), AlignmentSettings(rank=1, lambda_aux=0.0), seed=0)
     model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.lm.enable_input_require_grads()
+        model.checkpoint_activations()
     batch, length = 4, 192
     tokens = torch.ones((batch, length), dtype=torch.long)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:  # noqa: SIM117

@@ -16,7 +16,7 @@ from saferlrm.course import check
 from saferlrm.course.__main__ import main
 from saferlrm.course.checking import outcome
 from saferlrm.course.compare import difference, shown
-from saferlrm.course.exercise import Exercise
+from saferlrm.course.exercise import Exercise, dedent
 from saferlrm.course.registry import EXERCISES, NUMBERS, exercises_of
 from saferlrm.course.sync import blank_text, differing, section, sync
 from saferlrm.refresh import notebooks
@@ -203,7 +203,7 @@ class TestTheNotebooks:
                 assert solution.source.startswith("<details>\n<summary>")
                 assert solution.source.endswith("\n\n</details>")
                 assert code.metadata["tags"] == ["nbval-check-output"]
-                assert exercise.solution.strip().splitlines()[-1].strip() not in code.source
+                assert dedent(exercise.solution).strip() not in code.source
 
     def test_syncing_mends_the_exercises_and_nothing_else(self, tmp_path: Path) -> None:
         path = Path(shutil.copy(notebooks(["05"])[0], tmp_path))

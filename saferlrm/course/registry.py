@@ -6,7 +6,7 @@ from importlib import import_module
 
 from saferlrm.course.exercise import Exercise
 
-NUMBERS = tuple(f"{number:02d}" for number in range(11))
+NUMBERS = tuple(f"{number:02d}" for number in range(12))
 _modules = {number: import_module(f"saferlrm.course.nb{number}") for number in NUMBERS}
 
 EXERCISES: dict[str, Exercise] = {one.id: one for module in _modules.values() for one in module.EXERCISES}
