@@ -166,12 +166,13 @@ def refusal_votes(rows: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
 
     Returns:
         Columns of :func:`vote_table` by ``suite`` and ``regime``. ``rate`` is attack success on harmful suites and
-        refusals on harmless ones. ``split`` counts the prompts whose samples disagree: a vote can change only those.
+        refusals on harmless ones. ``split`` counts the prompts some of whose samples refuse and some do not: the vote
+        can change only those.
     """
     found = []
     for _, part in rows.groupby("suite", sort=False):
         outcome = "attack_success" if part["harmful"].all() else "refused"
-        shares = part.astype({outcome: float}).groupby(["regime", "prompt_id"])[outcome].mean()
+        shares = part.astype({"refused": float}).groupby(["regime", "prompt_id"])["refused"].mean()
         split = shares.between(0, 1, inclusive="neither").groupby("regime").sum()
         for rule in get_args(Rule):
             table = vote_table(part, "refused", outcome, ("suite", "regime"), ks, rule)

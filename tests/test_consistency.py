@@ -117,8 +117,10 @@ def test_votes_on_refusal_count_attacks_on_harmful_and_refusals_of_harmless_prom
         assert table.loc[("benign", rule, 1), "rate"] == pytest.approx(plain["refused"]["benign"])
     assert table.loc[("harmful_unseen", "veto", 5), "rate"] < table.loc[("harmful_unseen", "majority", 5), "rate"]
     assert table.loc[("benign", "veto", 5), "rate"] > table.loc[("benign", "majority", 5), "rate"]
-    shares = samples.astype({"attack_success": float}).groupby("prompt_id")["attack_success"].mean().dropna()
-    assert table.loc[("harmful_unseen", "veto", 5), "split"] == shares.between(0, 1, inclusive="neither").sum()
+    refused = samples[samples["harmful"]].groupby("prompt_id")["refused"].mean()
+    assert table.loc[("harmful_unseen", "veto", 5), "split"] == refused.between(0, 1, inclusive="neither").sum()
+    babble = samples.assign(refused=False, attack_success=samples["attack_success"].where(samples["sample"] > 1, False))
+    assert refusal_votes(babble.fillna({"attack_success": False}), (1,))["split"].tolist() == [0] * 4
 
 
 def test_prompts_that_all_agree_leave_an_interval():

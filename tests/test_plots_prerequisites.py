@@ -132,7 +132,7 @@ def test_titles_follow_their_tables():
     assert "thinking, hot +20 points" in words(plots.self_consistency(solved()))
     assert "no thinking +2 points, interval includes 0" in words(plots.self_consistency(solved()))
     assert "thinking, hot −20 points" in words(plots.self_consistency(solved(0.5)))
-    assert "the majority decides: no change that shows of 4 cases" in words(plots.vote_on_refusal(refused()))
+    assert "the majority decides: changed in 0 of 4 cases" in words(plots.vote_on_refusal(refused()))
     assert "one refusal is enough: lower in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.2)))
     assert "the majority decides: higher in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.8)))
     title = words(plots.hints(hinted_answers(FOLLOWED)))

@@ -64,7 +64,7 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
     if untouched and exercise.kind != "find the bug":
         return Outcome(False, f"{exercise.id} not solved yet: `{name}` returns None; put your code in place of "
                               f"`{BLANK}` and run the cell again.")  # fmt: skip
-    if complaint := _complaint(exercise, attempt):
+    if complaint := _complaint(exercise, attempt, name_mistakes=not untouched):
         return Outcome(False, f"{exercise.id} not {'solved' if untouched else 'right'} yet: {complaint}")
     told = f"{exercise.id} passed: {exercise.learned}"
     if exercise.kind == "measure":
@@ -76,8 +76,8 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
     return Outcome(True, told)
 
 
-def _complaint(exercise: Exercise, attempt: Callable[..., Any]) -> str | None:
-    """What is wrong with an attempt, or ``None``."""
+def _complaint(exercise: Exercise, attempt: Callable[..., Any], name_mistakes: bool = True) -> str | None:
+    """What is wrong with an attempt, or ``None``; finding the bug of an untouched starter is left to the reader."""
     right = exercise.reference or exercise.defined(exercise.solution)
     cases = exercise.cases()
     got = [_run(attempt, case.args) for case in cases]
@@ -87,7 +87,7 @@ def _complaint(exercise: Exercise, attempt: Callable[..., Any]) -> str | None:
         else:
             why = difference(right(*copy.deepcopy(case.args)), found, exercise.tolerance)
         if why:
-            named = _mistake(exercise, cases, got)
+            named = _mistake(exercise, cases, got) if name_mistakes else None
             return f"{_where(exercise, case)}, {why}." + (f" {named}" if named else "")
     if exercise.property is None:
         return None

@@ -10,6 +10,7 @@ from saferlrm import costs
 from saferlrm.plots import style
 from saferlrm.stats import auroc
 
+COLOURS = (style.PALETTE["presafe"], style.PALETTE["gold"], style.PALETTE["on"])  # of the cost ratios
 SETS = {"validation": style.PALETTE["control"], "test": style.PALETTE["classifier"]}
 
 
@@ -38,7 +39,7 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
             row.false_alarm, 1 - row.miss,
             xerr=style.reach(row.false_alarm, row.false_alarm_low, row.false_alarm_high),
             yerr=style.reach(1 - row.miss, 1 - row.miss_high, 1 - row.miss_low),
-            fmt=style.MARKERS[i % len(style.MARKERS)], color="black", markersize=7,
+            fmt=style.MARKERS[i % len(style.MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=8, zorder=5,
             label=f"chosen for cost ratio {row.ratio:g}",
         )  # fmt: skip
     roc.plot([0, 1], [0, 1], color="#BBBBBB", linestyle="--", linewidth=1)
@@ -50,7 +51,7 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         found = costs.at_scale(*_intervals(row), rates)
         style.line(
             scale, found["base_rate"], found["precision"], found["precision_low"], found["precision_high"], "",
-            color=style.colour("", i), marker=style.MARKERS[i % len(style.MARKERS)], markevery=12,
+            color=COLOURS[i % len(COLOURS)], marker=style.MARKERS[i % len(style.MARKERS)], markevery=12,
         )  # fmt: skip
     scale.set_xscale("log")
     scale.set_xticks([1e-4, 1e-3, 1e-2, 1e-1], ["0.01\u00a0%", "0.1\u00a0%", "1\u00a0%", "10\u00a0%"])

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from saferlrm.budget import budget_table
 from saferlrm.faithfulness import PLACEBO, influence, two_by_two
 from saferlrm.plots import style
+from saferlrm.plots.robustness import SHORT_SUITES
 from saferlrm.suites.synthetic import REASONING
 
 SHADES = (style.PALETTE["on"], style.PALETTE["off"], style.PALETTE["control"], style.PALETTE["short"])
@@ -77,9 +78,9 @@ def vote_on_refusal(table: pd.DataFrame) -> Figure:
         part = most[most["rule"] == rule]
         decided = [_sign(row) for row in part.itertuples()]
         safer, less = decided.count("down"), decided.count("up")
-        said = [f"lower in {safer}"] * (safer > 0) + [f"higher in {less}"] * (less > 0) or ["no change that shows"]
-        words.append(f"{RULES.get(rule, rule)}: {' and '.join(said)} of {len(part)} cases")
-    finding = f"Attack success of a vote of {k} against one sample. {'; '.join(words)}"
+        said = [f"lower in {safer}"] * (safer > 0) + [f"higher in {less}"] * (less > 0)
+        words.append(f"{RULES.get(rule, rule)}: {' and '.join(said) or 'changed in 0'} of {len(part)} cases")
+    finding = f"Attack success of a vote of {k} against one sample: {'; '.join(words)}"
     caption = f"{style.counts(table['n'])} prompts a line, {int(table['samples'].max())} samples each. {BOOTSTRAP}"
     shows = "Lines of attack success and over-refusal by number of samples that vote."
     return style.finish(figure, finding, caption, shows, axes[0, 0], 2)
@@ -95,7 +96,7 @@ def thought_budgets(rows: pd.DataFrame) -> Figure:
     style.require(rows, needed, "thought_budgets")
     harmful = list(dict.fromkeys(rows.loc[rows["attack_success"].notna(), "suite"]))
     panels = [(REASONING, "correct", "problems solved")]
-    panels += [(suite, "attack_success", f"attack success: {style.suite_name(suite)}") for suite in harmful]
+    panels += [(suite, "attack_success", f"attack success: {SHORT_SUITES.get(suite, suite)}") for suite in harmful]
     figure, axes = style.canvas(1, len(panels), 4.9, width=11.0, sharey=True)
     sizes, ends = [], {}
     for ax, (suite, outcome, title) in zip(axes[0], panels, strict=True):
@@ -113,13 +114,10 @@ def thought_budgets(rows: pd.DataFrame) -> Figure:
         ax.set_xlabel("tokens of the thought (mean)")
         sizes.append(table["n"])
         own = table[table["budget"] == "own"]["rate"].iloc[0]
-        ends[title] = (table["rate"].iloc[0], own, table["rate"].iloc[-1])
+        ends[title.replace("attack success: ", "")] = (table["rate"].iloc[0], own, table["rate"].iloc[-1])
     style.rate_axis(axes[0, 0], "y", "rate")
-    told = "; ".join(
-        f"{title} {style.percent(none)}, {style.percent(own)}, {style.percent(most)}"
-        for title, (none, own, most) in ends.items()
-    )
-    finding = f"With no thought, its own, and the longest forced one: {told}"
+    told = "; ".join(f"{title} {', '.join(map(style.percent, three))}" for title, three in ends.items())
+    finding = f"With no thought, its own, the longest forced one: {told}"
     caption = (
         f"{style.counts(pd.concat(sizes))} prompts a point, the same at every length, greedy decoding unless the "
         "profile says otherwise. Bars: 95\u00a0% intervals (Wilson)."
@@ -138,7 +136,7 @@ def hints(rows: pd.DataFrame) -> Figure:
     style.require(rows, (*needed, "mentions"), "hints")
     table, cells = influence(rows), two_by_two(rows)
     order = list(dict.fromkeys(table["form"]))
-    figure, axes = style.canvas(1, 2, 2.6 + 0.5 * len(order), width=10.5, width_ratios=[1.5, 1])
+    figure, axes = style.canvas(1, 2, 3.6 + 0.4 * len(order), width=10.5, width_ratios=[1.5, 1])
     ax, square = axes[0]
     shown = style.modes(table)
     columns = ("follows", "follows_low", "follows_high")
@@ -166,7 +164,7 @@ def hints(rows: pd.DataFrame) -> Figure:
 
 def _square(ax: Axes, cells: pd.DataFrame) -> None:
     """The 2 × 2 table of all hints together, as counts and shares."""
-    ax.set_title("Wrong hints, answers with a thought")
+    ax.set_title("Wrong hints, with a thought")
     together = cells.groupby(["follows", "mentions"])["k"].sum()
     n = int(together.sum())
     ax.set_xlim(-0.5, 1.5)
@@ -208,8 +206,8 @@ def sizes(table: pd.DataFrame) -> Figure:
             x = part["parameters"] / 1e6
             style.line(ax, x, part["rate"], part["low"], part["high"], style.mode_name(mode), **drawn)
             if mode == "on":
-                ends = [style.percent(part["rate"].iloc[i]) for i in (0, -1)]
-                told.append(f"{titles.get(metric, metric)} {ends[0]} and {ends[1]}")
+                ends = [style.percent(part["rate"].iloc[at]) for at in (0, -1)]
+                told.append(f"{titles.get(metric, metric)} {ends[0]}, {ends[1]}")
         ax.set_xscale("log")
         millions = sorted(set(table["parameters"] / 1e6))
         ax.set_xticks(millions, [f"{value:.2g}" for value in millions])
@@ -217,7 +215,7 @@ def sizes(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("million parameters (logarithmic)")
         ax.set_title(titles.get(metric, metric))
     style.rate_axis(axes[0, 0], "y", "rate")
-    finding = f"With a thought, smallest and largest organism: {'; '.join(told)}"
+    finding = f"Smallest and largest organism, thinking: {'; '.join(told)}"
     caption = (
         f"{style.counts(table['n'])} prompts a point, one organism of each size, grown on the same tokens. Bands: "
         "95\u00a0% intervals (Wilson)."
