@@ -349,7 +349,7 @@ def test_a_tally_counts_what_stays_open_and_why() -> None:
 
 
 def test_an_endless_comparison_is_stopped_and_the_next_one_works() -> None:
-    for endless in ("9^{9^{9^{9}}}", r"\int_0^1 \sin(x^x) e^{x^2} \log(1+x^3) dx"):
+    for endless in ("9^{9^{9^{9}}}", r"\frac{1}{7^{7^{7^{7}}}}"):
         verdict, why = symbolic.equal(endless, "x", seconds=0.5)
         assert verdict is None
         assert "too long" in why

@@ -103,8 +103,9 @@ def test_a_launcher_trains_the_same_adapter_and_the_first_process_commits_it(
     out = finished(stage(profile, tmp_path, "presafe", *TORCHRUN))
     assert out.count("aligned (presafe, seed 1)") == 1
     assert aligned(tmp_path).name == aligned(through).name
-    # In bf16 the last bits are 0.4 % of a number, before Adam; in float32 the runs are equal (test_distributed.py).
-    assert_same_run(aligned(through), aligned(tmp_path), atol=1e-3, rel=0.02)
+    # In bf16 sums in another order differ, a norm of gradients by some per cent: this shows who commits what. That the
+    # numbers are equal is shown in float32 (test_distributed.py).
+    assert_same_run(aligned(through), aligned(tmp_path), atol=1e-3, rel=0.1)
     assert not list(tmp_path.glob("*/*.partial"))
 
 
