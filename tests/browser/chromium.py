@@ -49,6 +49,7 @@ def started(profile: Path) -> Iterator[webdriver.Chrome]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = Service(shutil.which("chromedriver"), log_output=subprocess.DEVNULL)
     driver = webdriver.Chrome(options=options, service=service)
+    driver.command_executor.client_config.timeout = 10 * PATIENCE  # a busy machine may take long over a long page
     driver.set_page_load_timeout(5 * PATIENCE)
     driver.set_script_timeout(5 * PATIENCE)
     try:
@@ -76,7 +77,14 @@ def width(driver: webdriver.Chrome, pixels: int, height: int = 1000) -> None:
 
 def screenshot(driver: webdriver.Chrome, file: Path, whole: bool = True) -> None:
     """A picture of the page, by default of all of it."""
-    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
+    pixels, height, shown = driver.execute_script(
+        "return [innerWidth, document.documentElement.scrollHeight, innerHeight]"
+    )
+    if whole:  # a screen as high as the page: Chromium's own way beyond the screen moves things sideways
+        width(driver, pixels, height)
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    if whole:
+        width(driver, pixels, shown)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(base64.b64decode(shot["data"]))
 

@@ -88,9 +88,7 @@ def lab(driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> I
     with (home / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     try:
-        chromium.until(
-            lambda: server.poll() is not None or _answers(f"{address}api?token={token}"), "JupyterLab", 180
-        )
+        chromium.until(lambda: server.poll() is not None or _answers(f"{address}api?token={token}"), "JupyterLab", 180)
         assert server.poll() is None, (home / "log").read_text()[-2000:]
         yield Lab(address, token, folder)
     finally:

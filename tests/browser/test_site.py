@@ -41,6 +41,10 @@ Promise.all([typeset, ...loaded]).then(() => done({
   wrong: [...document.querySelectorAll("mjx-merror, [data-mml-node=merror]")].map(one => one.textContent),
 }));
 """
+# Side bars that slide away would be caught half way.
+STILL = """
+document.head.appendChild(document.createElement("style")).textContent = "* { transition: none !important; }";
+"""
 # What sticks out of the screen and is not inside a box that scrolls by itself.
 STICKS_OUT = """
 const edge = document.documentElement.clientWidth + 1;
@@ -91,6 +95,7 @@ def visits(driver: webdriver.Chrome, address: str) -> dict[str, Visit]:
         chromium.complaints(driver), chromium.strangers(driver)
         driver.get(address + page)
         found = driver.execute_async_script(READ)
+        driver.execute_script(STILL)
         sticks_out = {}
         for pixels in (WIDE, NARROW):
             chromium.width(driver, pixels)
@@ -164,10 +169,8 @@ def test_nothing_sticks_out_of_the_screen(visit: Visit, pixels: int) -> None:
 def test_search_finds_a_word_and_leads_to_it(driver: webdriver.Chrome, address: str) -> None:
     chromium.width(driver, WIDE)
     driver.get(f"{address}index.html")
-    buttons = driver.find_elements(By.CSS_SELECTOR, "button.search-button, button.search-button__button")
-    next(button for button in buttons if button.is_displayed()).click()
-    fields = driver.find_elements(By.CSS_SELECTOR, "input[type=search]")
-    field = next(field for field in fields if field.is_displayed())
+    _shown(driver, "button.search-button, button.search-button__button")[0].click()
+    field = chromium.until(lambda: _shown(driver, "input[type=search]"), "the search field")[0]
     field.send_keys(WORD, Keys.ENTER)
     _first_result(driver).click()
     chromium.until(lambda: "/notebooks/" in driver.current_url, "the page that was found")
@@ -183,16 +186,16 @@ def test_dark_mode_can_be_chosen_and_is_drawn(driver: webdriver.Chrome, address:
     chromium.width(driver, WIDE)
     driver.get(f"{address}notebooks/{NOTEBOOKS[4]}.html")
     driver.execute_async_script(READ)
-    buttons = driver.find_elements(By.CSS_SELECTOR, "button.theme-switch-button")
-    button = next(button for button in buttons if button.is_displayed())
-    for _ in range(3):  # the button goes round through light, dark and the system's choice
-        if driver.execute_script("return document.documentElement.dataset.theme") == "dark":
-            break
-        button.click()
+    for selector in ("button.theme-switch-button", "button.theme-change-button[data-mode=dark]"):
+        chromium.until(lambda one=selector: _shown(driver, one), f"{selector} to be shown")[0].click()
     assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
     ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert sum(ground[:3]) < 200
     chromium.screenshot(driver, SHOTS / "dark_1400.png")
+
+
+def _shown(driver: webdriver.Chrome, selector: str) -> list[webdriver.remote.webelement.WebElement]:
+    return [one for one in driver.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
 
 
 def _first_result(driver: webdriver.Chrome) -> webdriver.remote.webelement.WebElement:
