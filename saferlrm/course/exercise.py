@@ -74,7 +74,9 @@ class Exercise:
     def defined(self, code: str) -> Callable[..., Any]:
         """The exercise's function as ``code`` defines it (the starter, the solution or a mistake)."""
         names: dict[str, Any] = {}
-        exec("\n".join(["from __future__ import annotations", *self.imports, dedent(code)]), names)
+        # Apart, as a notebook compiles them: code that stands beside its imports is compiled a little differently.
+        exec("\n".join(self.imports), names)
+        exec(f"from __future__ import annotations\n{dedent(code)}", names)
         return names[self.function]
 
     def call(self) -> str:
