@@ -8,11 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from pictures import cleanly, words
+from pictures import check_layout, check_refusals, cleanly, words
 from test_faithfulness import table as hinted_answers
 
 from saferlrm import costs, plots
-from saferlrm.errors import SaferlrmError
 
 KS = (1, 5, 15)
 
@@ -110,22 +109,8 @@ def test_a_figure_states_a_finding_with_n_and_intervals_and_cuts_nothing_off(nam
     assert re.search(r"n = \d", caption)
     assert "interval" in caption
     assert caption in " ".join(plots.alt_text(figure).split())
-    renderer, page = figure.canvas.get_renderer(), figure.bbox
-    boxes = [figure._suptitle.get_window_extent(renderer), figure._supxlabel.get_window_extent(renderer)]
-    boxes += [ax.get_tightbbox(renderer) for ax in figure.axes if ax.get_visible()]
-    for box in boxes:
-        assert box.x0 >= page.x0 - 1
-        assert box.x1 <= page.x1 + 1
-        assert box.y0 >= page.y0 - 1
-        assert box.y1 <= page.y1 + 1
-    for legend in figure.legends:
-        assert all(legend.get_window_extent(renderer).y0 >= box.y1 - 2 for box in boxes[2:])
-        assert legend.get_window_extent(renderer).x1 <= page.x1
-    assert min(t.get_fontsize() for t in figure.findobj(plt.Text) if t.get_text().strip() and t.get_visible()) >= 10
-    with pytest.raises(SaferlrmError, match=name):
-        draw(table.head(0))
-    with pytest.raises(SaferlrmError, match=f"{name} needs a column"):
-        draw(table[[]].assign(other=1))
+    check_layout(figure)
+    check_refusals(draw, table, name)
 
 
 def test_titles_follow_their_tables():
