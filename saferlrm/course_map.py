@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-import nbformat
-
 from saferlrm.errors import SaferlrmError
 from saferlrm.store import repository
 
@@ -304,6 +302,8 @@ def between_marks(text: str, new: str, what: str) -> str:
 
 def write_maps(root: Path | None = None) -> list[Path]:
     """Renews the map in notebook 00 and the table in the README; nothing else in the two files changes."""
+    import nbformat  # here, because its validator takes seconds to import, and every notebook draws the map
+
     root = root or repository()
     readme = root / "README.md"
     _replace(readme, between_marks(readme.read_text(encoding="utf-8"), map_table(root, "notebooks/"), "README.md"))
@@ -324,6 +324,8 @@ def _cost(text: str, run: str) -> tuple[str, str] | None:
 
 
 def _prose(notebook: str, root: Path) -> str:
+    import nbformat
+
     path = root / "notebooks" / f"{notebook}.ipynb"
     if not path.is_file():
         raise SaferlrmError(f"{path} does not exist; name a notebook of the course")

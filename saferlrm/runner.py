@@ -15,8 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.fingerprint import package_fingerprint
-from saferlrm.memory import PeakMemory
+from saferlrm.memory import MEMORY_KEPT, PeakMemory, environment
 from saferlrm.profile import load_profile
 from saferlrm.store import explain_write_errors, file_hash, held, repository, results_folder, write_json
 
@@ -96,7 +95,7 @@ def run_notebooks(
     with (
         explain_write_errors(out, "make room or choose another folder with --out, and run again"),
         held(out / ".lock", f"run folder {out}"),
-        _kernel_environment(shipped),
+        environment(_kernel_environment(shipped)),
     ):
         for source in sources:
             wanted = {
@@ -139,9 +138,7 @@ def check_parameters(notebook: Path, profile: str, typed: Mapping[str, str]) -> 
     """
     defaults = notebook_parameters(notebook)
     values = {"profile": profile, **typed}
-    return {
-        name: _convert(notebook, name, values[name], defaults[name]) for name in values if name in defaults
-    }
+    return {name: _convert(notebook, name, values[name], defaults[name]) for name in values if name in defaults}
 
 
 def notebook_parameters(notebook: Path) -> dict[str, Any]:
@@ -206,19 +203,9 @@ def _convert(notebook: Path, name: str, text: str, default: Any) -> Any:
     return value
 
 
-@contextmanager
-def _kernel_environment(shipped: bool) -> Iterator[None]:
-    """Kernels inherit the environment: no progress lines in saved outputs, and artefacts computed here."""
-    wanted = {"SAFERLRM_PROGRESS": "0", "SAFERLRM_SHIPPED": "1" if shipped else "0"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+def _kernel_environment(shipped: bool) -> dict[str, str]:
+    """What kernels inherit: no progress lines in saved outputs, and artefacts computed here."""
+    return {"SAFERLRM_PROGRESS": "0", "SAFERLRM_SHIPPED": "1" if shipped else "0"} | MEMORY_KEPT
 
 
 class _CountingEngine(NBClientEngine):
@@ -286,9 +273,7 @@ def _failure(source: Path, target: Path, problem: PapermillExecutionError) -> st
     """Where and why a cell failed, in one line."""
     trace = strip_color("\n".join(problem.traceback))
     lines = re.findall(rf"Cell In\s*\[{problem.exec_count}\], line (\d+)", trace)
-    place = f"cell {problem.cell_index + 1} (In [{problem.exec_count}])" + (
-        f", line {lines[-1]}" if lines else ""
-    )
+    place = f"cell {problem.cell_index + 1} (In [{problem.exec_count}])" + (f", line {lines[-1]}" if lines else "")
     what = " ".join(f"{problem.ename}: {problem.evalue}".split())
     if problem.ename == SaferlrmError.__name__:  # it already says what to do
         what = " ".join(problem.evalue.split())

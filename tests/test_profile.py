@@ -131,11 +131,17 @@ def test_a_profile_file_with_mistakes_is_explained(tmp_path: Path, text: str, me
     assert "\n" not in str(caught.value)
 
 
-def test_quick_is_the_organism_study_with_less_evidence_and_no_sweeps() -> None:
-    quick, full = load_profile("quick"), load_profile("organism", name="quick")
-    assert quick.evidence.quick
-    assert set(quick.evidence.seeds) < set(full.evidence.seeds)
-    assert set(quick.evidence.organisms) < set(full.evidence.organisms)
-    same = {"few_harmful", "few_benign", "few_epochs", "suite_size", "workers"}
-    assert quick.evidence.model_dump(include=same) == full.evidence.model_dump(include=same)
-    assert quick.model_copy(update={"evidence": full.evidence}) == full
+def test_quick_is_the_organism_study_with_less_of_everything_that_it_marks() -> None:
+    quick, full = load_profile("quick").model_dump(), load_profile("organism", name="quick").model_dump()
+    marked = {
+        "evidence": {"seeds", "sweep_seeds", "suite_size", "organisms", "temperatures", "samples", "quick"},
+        "alignment": {"n_harmful", "n_benign"},
+        "classifier": {"n_prompts"},
+    }
+    assert {name for name in full if quick[name] != full[name]} == {*marked, "seeds", "suite_size"}
+    for section, names in marked.items():
+        assert {name for name in full[section] if quick[section][name] != full[section][name]} == names
+    text = (resources.files("saferlrm") / "profiles" / "quick.yaml").read_text()
+    assert text.count("# *") == sum(map(len, marked.values())) + 2
+    for name in ("seeds", "sweep_seeds", "organisms", "temperatures"):
+        assert set(quick["evidence"][name]) < set(full["evidence"][name])

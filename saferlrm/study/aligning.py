@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
 from saferlrm.judges.rules import refusal_class
 from saferlrm.lm import LanguageModel
-from saferlrm.profile import AlignmentSettings
+from saferlrm.profile import AlignmentSettings, ThinkingMode
 from saferlrm.store import Artefact
 from saferlrm.study.alignment_set import AlignmentSet
 from saferlrm.study.base import digest
@@ -175,6 +176,13 @@ class Aligning(AlignmentSet):
         """Losses of an alignment run, one row per logging step."""
         return pd.DataFrame(json.loads((self.aligned(method, seed).path / "history.json").read_text()))
 
+    def histories(self, names: Sequence[str] = ("sft", "presafe")) -> pd.DataFrame:
+        """Losses of every method and alignment seed, one below the other, with ``method`` and ``seed``."""
+        calls = self._runs(names)
+        tables = self.side_by_side("history", calls)
+        named = [table.assign(method=name, seed=seed) for table, (name, seed) in zip(tables, calls, strict=True)]
+        return pd.concat(named, ignore_index=True)
+
     def gradients(self, n_examples: int = 64) -> pd.DataFrame:
         """Norm and cosine of the language-modelling and the safety gradient by layer, at the start of alignment."""
         labelled, settings = self._prepared("presafe", self.profile.seeds[0])
@@ -200,39 +208,61 @@ class Aligning(AlignmentSet):
 
     def scorecard(self, method: str = BEFORE, seed: int | None = None) -> pd.DataFrame:
         """Every prompt of every suite in every thinking mode, answered and judged: one row each."""
+        modes = self.profile.modes
+        # One model keeps one core busy: its modes go side by side, unless several models do so already.
+        parts = [(mode,) for mode in modes] if method == BEFORE and self._workers(modes) > 1 else []
+
+        def rows() -> pd.DataFrame:
+            if parts:
+                return pd.concat(self.side_by_side("_scorecard_of_mode", parts), ignore_index=True)
+            return self._answered(modes, method, seed)
+
+        table = self._scorecard("scorecard", modes, method, seed, rows)
+        return table.assign(method=method, seed=0 if seed is None else seed)
+
+    def _scorecard_of_mode(self, mode: ThinkingMode) -> pd.DataFrame:
+        """The part of the unaligned model's scorecard in one mode."""
+        return self._scorecard("scorecard_of_mode", (mode,), BEFORE, None, lambda: self._answered((mode,), BEFORE))
+
+    def _answered(self, modes: Sequence[ThinkingMode], method: str, seed: int | None = None) -> pd.DataFrame:
+        batch = self.profile.decoding.batch_size
+        return scorecard(self.lm(method, seed), self.suites(), modes, self.decoding(), batch, judge=self.judge())
+
+    def _scorecard(
+        self,
+        stage: str,
+        modes: Sequence[ThinkingMode],
+        method: str,
+        seed: int | None,
+        rows: Callable[[], pd.DataFrame],
+    ) -> pd.DataFrame:
         p = self.profile
         aligned = {} if method == BEFORE else {"aligned": self.aligned(method, seed)}
         settings = {
             "model": self.model_key,
             "suite_size": p.suite_size,
             **self.data_key,
-            "modes": list(p.modes),
+            "modes": list(modes),
             "decoding": asdict(self.decoding()),
             "dtype": p.dtype,
         } | self.judged_by()
 
         def build(folder: Path) -> None:
-            table = scorecard(
-                self.lm(method, seed),
-                self.suites(),
-                p.modes,
-                self.decoding(),
-                p.decoding.batch_size,
-                judge=self.judge(),
-            )
-            table.to_parquet(folder / "scorecard.parquet", index=False)
+            rows().to_parquet(folder / "scorecard.parquet", index=False)
 
-        artefact = self.stage("scorecard", settings, aligned, build, "saferlrm.evaluate", "saferlrm.suites.synthetic")
-        table = pd.read_parquet(artefact.path / "scorecard.parquet")
-        return table.assign(method=method, seed=0 if seed is None else seed)
+        code = ("saferlrm.evaluate", "saferlrm.suites.synthetic")
+        return pd.read_parquet(self.stage(stage, settings, aligned, build, *code).path / "scorecard.parquet")
 
     def evaluation(self, names: tuple[str, ...] = ("sft", "presafe")) -> pd.DataFrame:
         """Scorecards before alignment and of every method and alignment seed, one below the other."""
-        if self._workers(names) > 1:  # what the methods share is computed once, here
+        return pd.concat(self.side_by_side("scorecard", [(BEFORE, None), *self._runs(names)]), ignore_index=True)
+
+    def _runs(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """Every method with each alignment seed; what the methods share is computed here, once for all workers."""
+        if self._workers(names) > 1:
             for name in names:
                 self.sources(name)
-        calls = [(BEFORE, None), *((name, seed) for name in names for seed in self.profile.seeds)]
-        return pd.concat(self.side_by_side("scorecard", calls), ignore_index=True)
+        return [(name, seed) for name in names for seed in self.profile.seeds]
 
 
 def _asked(example: AlignmentExample) -> Prompt:

@@ -23,11 +23,20 @@ class Controls(Robustness):
     """Tables of the controls, the sweeps and the rivals."""
 
     def controls(self) -> pd.DataFrame:
-        """Tidy rows of every control, on the whole alignment set (group ``control``) and the small one (``few``)."""
+        """Tidy rows of every control, on the whole alignment set (group ``control``) and the small one (``few``).
+
+        On the small one with every seed. The whole one, where controls hardly differ and training takes long, has the
+        fewer seeds of the sweeps.
+        """
         listed = conditions.controls()
-        return self.collected(
-            "controls", lambda: self.cards(listed, self.profile.evidence.seeds), conditions=_listed(listed)
-        )
+        e = self.profile.evidence
+
+        def build() -> pd.DataFrame:
+            few = [one for one in listed if one.few]
+            whole = [one for one in listed if not one.few]
+            return pd.concat([self.cards(whole, e.sweep_seeds), self.cards(few, e.seeds)], ignore_index=True)
+
+        return self.collected("controls", build, conditions=_listed(listed), seeds_of_whole=e.sweep_seeds)
 
     def sweeps(self) -> pd.DataFrame:
         """Tidy rows of every sweep, in the small alignment set; an error where the profile leaves sweeps out."""

@@ -32,6 +32,7 @@ SAMPLES = 15
 REGIMES = (Regime("thinking", "on", 0.7), Regime("no thinking", "off", 0.7), Regime("thinking, hot", "on", 1.3))
 DECIDED = (REGIMES[0], REGIMES[2])
 DECISION_SUITES = ("harmful_unseen", "harmful_novel_wrapped", "benign")
+ASKED = (((REASONING,), REGIMES), (DECISION_SUITES, DECIDED))
 # Lengths of thought, as shares of the profile's forced length: organism 4 to 48 tokens cut, 24 to 96 forced.
 CUT_SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 1.0)
 FORCED_SHARES = (0.5, 1.0, 1.5, 2.0)
@@ -49,17 +50,26 @@ class Prerequisites(Evidence):
         Columns of :func:`saferlrm.consistency.sampled`.
         """
 
-        def build(folder: Path) -> None:
-            lm, batch = self.load(), self.profile.decoding.batch_size
-            parts = [
-                sampled(lm, suites, regimes, self.decoding(), SAMPLES, batch, self.judge())
-                for suites, regimes in ((self._some((REASONING,)), REGIMES), (self._some(DECISION_SUITES), DECIDED))
-            ]
-            pd.concat(parts, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
-
+        asked = [(suites, regime) for suites, regimes in ASKED for regime in regimes]
         declared = {"regimes": [list(one) for one in REGIMES], "decided": [list(one) for one in DECIDED]}
         declared |= {"samples": SAMPLES, "suites": DECISION_SUITES}
+
+        def build(folder: Path) -> None:
+            rows = pd.concat(self.side_by_side("_samples_of", asked), ignore_index=True)
+            rows.to_parquet(folder / "rows.parquet", index=False)
+
         return self._rows_of("self_consistency", declared, build, "saferlrm.consistency")
+
+    def _samples_of(self, suites: tuple[str, ...], regime: Regime) -> pd.DataFrame:
+        """Of these suites and this regime the rows of :meth:`self_consistency`."""
+
+        def build(folder: Path) -> None:
+            lm, batch = self.load(), self.profile.decoding.batch_size
+            rows = sampled(lm, self._some(suites), [regime], self.decoding(), SAMPLES, batch, self.judge())
+            rows.to_parquet(folder / "rows.parquet", index=False)
+
+        declared = {"regime": list(regime), "samples": SAMPLES, "suites": suites}
+        return self._rows_of("samples", declared, build, "saferlrm.consistency")
 
     def thought_budgets(self) -> pd.DataFrame:
         """Tidy rows of problems and harmful requests at shorter and longer thoughts.

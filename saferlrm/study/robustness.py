@@ -36,6 +36,7 @@ LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
 # Of the first organism it was seen that labelled prompts without answers help; the others test it.
 FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")
 SAMPLED_SEEDS = 3  # alignment seeds of the models that are sampled (at most)
+SAMPLED_PROMPTS = 100  # of each suite, because every one is answered twenty times by every model
 Tables = Callable[[LanguageModel], Iterator[pd.DataFrame]]
 
 
@@ -79,7 +80,7 @@ class Robustness(Evidence):
         same random numbers at every setting and for every model.
         """
         models = runs(BASES, self.profile.evidence.sweep_seeds[:SAMPLED_SEEDS])
-        return self._rows("temperature", models, {"runs": self._samplings()})
+        return self._rows("temperature", models, self._sampled())
 
     def temperature_of(self, base: str, seed: int) -> pd.DataFrame:
         """:meth:`temperature` of one model."""
@@ -88,10 +89,14 @@ class Robustness(Evidence):
         def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             for key, value, settings, samples, suites in self._samplings():
                 how = Decoding(**settings)
-                table = scorecard(lm, self.first(suites), ["on"], how, batch, samples, judge=self.judge())
+                asked = {name: prompts[:SAMPLED_PROMPTS] for name, prompts in self.first(suites).items()}
+                table = scorecard(lm, asked, ["on"], how, batch, samples, judge=self.judge())
                 yield table.assign(condition=f"{base}+{key}={value:g}", group=f"robustness:{key}", value=value)
 
-        return self._rows_of_model("temperature", base, seed, {"runs": self._samplings()}, tables)
+        return self._rows_of_model("temperature", base, seed, self._sampled(), tables)
+
+    def _sampled(self) -> dict[str, Any]:
+        return {"runs": self._samplings(), "prompts": SAMPLED_PROMPTS}
 
     def _samplings(self) -> list[tuple[str, float, dict[str, Any], int, tuple[str, ...]]]:
         """What is varied, its value, the decoding settings, samples of each prompt, and suites."""
@@ -199,9 +204,7 @@ class Robustness(Evidence):
 
         return self.collected(name, build, **settings, models=models)
 
-    def _rows_of_model(
-        self, name: str, base: str, seed: int, settings: dict[str, Any], tables: Tables
-    ) -> pd.DataFrame:
+    def _rows_of_model(self, name: str, base: str, seed: int, settings: dict[str, Any], tables: Tables) -> pd.DataFrame:
         """The stage of one model."""
         trained = self.trained(base, seed)
 

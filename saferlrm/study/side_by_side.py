@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from saferlrm.finished import FinishedStore, UnfinishedError
+from saferlrm.memory import MEMORY_KEPT, environment
 from saferlrm.profile import Profile
 from saferlrm.progress import track
 from saferlrm.store import Store
@@ -31,12 +32,15 @@ class SideBySide(Base):
         missing = [call for call in calls if not self._finished(method, call)]
         workers = self._workers(missing)
         if workers > 1:
-            study = (self.profile.model_dump_json(), self.store.root, self.store.shipped)
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            study, pool = (self.profile.model_dump_json(), self.store.root, self.store.shipped), _pool(workers)
+            try:
                 waiting = pool.map(_call, *zip(*((study, method, call) for call in missing), strict=True))
                 for _ in track(waiting, method.strip("_").replace("_", " "), len(missing)):
                     pass
+            except BaseException:  # a call failed, a worker died, or the reader stopped the cell
+                _pool.cache_clear()
+                pool.shutdown(cancel_futures=True)
+                raise
         return [getattr(self, method)(*call) for call in calls]
 
     def _finished(self, method: str, call: tuple[Any, ...]) -> bool:
@@ -48,10 +52,25 @@ class SideBySide(Base):
 
     def _workers(self, calls: Sequence[Any]) -> int:
         on_gpu = self.profile.device.startswith("cuda") or torch.cuda.is_available()
-        return 1 if on_gpu else min(self.profile.evidence.workers, len(calls))
+        return 1 if on_gpu or _is_worker else min(self.profile.evidence.workers, len(calls))
 
 
-def _one_thread() -> None:
+_is_worker = False  # a worker computes its call alone
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """The worker processes. They stay for the next table, because starting one takes as long as a card."""
+    with environment(MEMORY_KEPT):  # read by a process as it starts
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+        for _ in pool.map(abs, range(workers)):
+            pass
+    return pool
+
+
+def _begin() -> None:
+    global _is_worker
+    _is_worker = True
     torch.set_num_threads(1)
     os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
 
