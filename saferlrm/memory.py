@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,14 @@ MEMORY_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
 }
+
+
+def give_back() -> None:
+    """Gives freed memory back to the system: what :data:`MEMORY_KEPT` keeps between steps, other processes need."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,34 +55,20 @@ class Deciding(SideBySide):
 
     def learning_curve(self) -> pd.DataFrame:
         """Scores on unseen prompts against the number of prompts the classifier learned from."""
-        n = len(self.decisions())
+        train, test = self.decisions(), self._grouped_decisions()
+        n = len(train)
         sizes = sorted({max(20, n // 30), max(20, n // 10), max(20, n // 3), n})
 
-        def rows(_: Path) -> pd.DataFrame:
-            found = self.side_by_side("_curve_at", [(size,) for size in reversed(sizes)])  # the longest first
-            return pd.concat(found[::-1], ignore_index=True)
-
-        return self._curve("learning_curve", sizes, rows)
-
-    def _curve_at(self, size: int) -> pd.DataFrame:
-        """The learning curve at one number of prompts."""
-        train, test = self.decisions(), self._grouped_decisions()
-
-        def rows(folder: Path) -> pd.DataFrame:
-            return learning_curve(
-                (train["text"], train["refused"]), (test["text"], test["refused"]), self.profile.classifier, [size],
+        def build(folder: Path) -> None:
+            table = learning_curve(
+                (train["text"], train["refused"]), (test["text"], test["refused"]), self.profile.classifier, sizes,
                 folder / "work", self.profile.seeds[0],
             )  # fmt: skip
+            table.to_parquet(folder / "curve.parquet", index=False)
 
-        return self._curve("learning_curve_at", [size], rows)
+        settings = self._classifier_settings() | {"test": digest(test["text"]), "sizes": sizes}
+        return pd.read_parquet(self.stage("learning_curve", settings, {}, build, _REPORT).path / "curve.parquet")
 
-    def _curve(self, stage: str, sizes: list[int], rows: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
-        settings = self._classifier_settings() | {"test": digest(self._grouped_decisions()["text"]), "sizes": sizes}
-
-        def build(folder: Path) -> None:
-            rows(folder).to_parquet(folder / "curve.parquet", index=False)
-
-        return pd.read_parquet(self.stage(stage, settings, {}, build, _REPORT).path / "curve.parquet")
     def _grouped_decisions(self) -> pd.DataFrame:
         groups = {suite: name for name, pair in synthetic.CONTRASTS.items() for suite in pair}
         test = self.test_decisions()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from saferlrm.finished import FinishedStore, UnfinishedError
-from saferlrm.memory import MEMORY_KEPT, environment
+from saferlrm.memory import MEMORY_KEPT, environment, give_back
 from saferlrm.profile import Profile
 from saferlrm.progress import track
 from saferlrm.store import Store
@@ -32,6 +32,7 @@ class SideBySide(Base):
         missing = [call for call in calls if not self._finished(method, call)]
         workers = self._workers(missing)
         if workers > 1:
+            give_back()
             study, pool = (self.profile.model_dump_json(), self.store.root, self.store.shipped), _pool(workers)
             try:
                 waiting = pool.map(_call, *zip(*((study, method, call) for call in missing), strict=True))
@@ -77,6 +78,7 @@ def _begin() -> None:
 
 def _call(study: tuple[str, Path, Path | None], method: str, arguments: tuple[Any, ...]) -> None:
     getattr(_study(*study), method)(*arguments)  # the result is in the store
+    give_back()
 
 
 @functools.lru_cache(maxsize=4)
