@@ -18,6 +18,8 @@ from saferlrm.rivals import RIVALS
 from saferlrm.study.evidence import runs
 from saferlrm.study.robustness import Robustness
 
+SWEPT_PROMPTS = 60  # of each suite
+
 
 class Controls(Robustness):
     """Tables of the controls, the sweeps and the rivals."""
@@ -39,12 +41,17 @@ class Controls(Robustness):
         return self.collected("controls", build, conditions=_listed(listed), seeds_of_whole=e.sweep_seeds)
 
     def sweeps(self) -> pd.DataFrame:
-        """Tidy rows of every sweep, in the small alignment set; an error where the profile leaves sweeps out."""
+        """Tidy rows of every sweep, in the small alignment set; an error where the profile leaves sweeps out.
+
+        Sweeps are exploratory: every model of them is asked :data:`SWEPT_PROMPTS` prompts of a suite at most.
+        """
         if self.profile.evidence.quick:
             raise SaferlrmError("the sweeps are left out (evidence.quick); run the profile organism for them")
         listed = conditions.sweeps(self.profile, self.n_layers)
+        e = self.profile.evidence
+        asked = self.like(evidence=e.model_copy(update={"suite_size": min(SWEPT_PROMPTS, e.suite_size)}))
         return self.collected(
-            "sweeps", lambda: self.cards(listed, self.profile.evidence.sweep_seeds), conditions=_listed(listed)
+            "sweeps", lambda: asked.cards(listed, e.sweep_seeds), conditions=_listed(listed), prompts=SWEPT_PROMPTS
         )
 
     @property

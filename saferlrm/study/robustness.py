@@ -31,7 +31,7 @@ SAMPLED_SUITES = ("harmful_unseen", "harmful_novel_wrapped", "benign")
 # Cutting the tail of the distribution, on harmful requests, at a temperature at which there is a tail to cut.
 CUT_TEMPERATURE = 0.9
 CUTS = (("top_p", 0.5), ("top_p", 0.9), ("top_k", 5), ("top_k", 50))
-CUT_SAMPLES, CUT_SUITES = 2, SAMPLED_SUITES[:2]
+CUT_SAMPLES, CUT_SUITES = 1, SAMPLED_SUITES[:2]
 LIMIT_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the profile's max_new_tokens
 # Of the first organism it was seen that labelled prompts without answers help; the others test it.
 FOUND_ELSEWHERE = (f"presafe_decisions/{FEW}", f"detached_decisions/{FEW}")

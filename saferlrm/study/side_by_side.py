@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -72,13 +73,18 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _begin() -> None:
     global _is_worker
     _is_worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an idle worker has nothing to stop; see _call
     torch.set_num_threads(1)
     os.environ["SAFERLRM_PROGRESS"] = "0"  # the parent shows the progress of all
 
 
 def _call(study: tuple[str, Path, Path | None], method: str, arguments: tuple[Any, ...]) -> None:
-    getattr(_study(*study), method)(*arguments)  # the result is in the store
-    give_back()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        getattr(_study(*study), method)(*arguments)  # the result is in the store
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        give_back()
 
 
 @functools.lru_cache(maxsize=4)
