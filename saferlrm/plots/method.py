@@ -79,9 +79,9 @@ def method_diagram(n_layers: int, settings: AlignmentSettings) -> Figure:
     ax.set_xlim(0, WIDTH * UNIT)
     ax.set_ylim(0, height)
     ax.set_axis_off()
-    _training(ax, layers, read_at, settings)
-    _inference(ax, layers, n_layers)
     supervised = settings.lambda_aux > 0
+    _training(ax, layers, read_at, settings)
+    _inference(ax, layers, supervised)
     flows = supervised and not settings.detach_head
     named = [(ADAPTER, "LoRA, trained"), (NEXT_TOKEN, "next-token loss and its gradient")]
     for colour, name in [*named, (AUXILIARY, "auxiliary head")] if supervised else named:
@@ -104,9 +104,8 @@ def method_diagram(n_layers: int, settings: AlignmentSettings) -> Figure:
         )
     elif supervised:
         caption += "Dashed: what is read passes on, and the gradient does not come back."
-    shows = (
-        "A drawing of the model in training and, beside it, at inference, where classifier and head are crossed out."
-    )
+    shows = "A drawing of the model in training and, beside it, at inference"
+    shows += ", where classifier and head are crossed out." if supervised else "."
     return style.finish(figure, finding, caption, shows, ax)
 
 
@@ -145,11 +144,12 @@ def _training(ax: Axes, layers: tuple[int | None, ...], read_at: int, settings: 
     head = ((180, low), (444, low + 40))
     _box(ax, *head, r"head: $\hat{q}=\sigma(w\cdot\mathrm{norm}(h)+b)$", AUXILIARY)
     _box(ax, (stack.left, low), (142, low + 40), "classifier: $q$", CLASSIFIER)
-    _arrow(ax, (142, low + 20), (180, low + 20), CLASSIFIER, 1.6)
     bend = 0.5 * (head[0][0] + head[1][0])
-    ax.plot([bend, bend], [low + 40, high + 18], color=INK, linewidth=1.4)
-    _arrow(ax, (bend, high + 18), (middle - 104, high + 18), INK, 1.4)
-    _text(ax, bend + 10, high + 23, r"$L_{aux}(\hat{q}, q)$", ha="left", va="bottom")
+    _box(ax, (bend - 62, high), (bend + 62, high + 36), r"$L_{aux}(\hat{q}, q)$", AUXILIARY)
+    _arrow(ax, (bend, low + 40), (bend, high), AUXILIARY, 1.4)
+    ax.plot([81, 81], [low + 40, high + 18], color=CLASSIFIER, linewidth=1.6)
+    _arrow(ax, (81, high + 18), (bend - 62, high + 18), CLASSIFIER, 1.6)
+    _arrow(ax, (bend + 62, high + 18), (middle - 104, high + 18), INK, 1.4)
     _tap(ax, stack, read, row, head, settings.detach_head)
     if not settings.detach_head:
         _gradient(ax, stack, read, row)
@@ -188,10 +188,10 @@ def _gradient(ax: Axes, stack: Stack, read: Sequence[int], row: int) -> None:
                 _arrow(ax, (x, y - 6), (x, below + 6), AUXILIARY, 1.0, alpha=0.55)
 
 
-def _inference(ax: Axes, layers: tuple[int | None, ...], n_layers: int) -> None:
+def _inference(ax: Axes, layers: tuple[int | None, ...], supervised: bool) -> None:
     names = ("How", "…", "↵", "<think>", "…", "answer")
     stack = Stack(846, 1288, tuple(934 + 64 * i for i in range(len(names))), layers)
-    _model(ax, stack, names, (), n_layers)
+    _model(ax, stack, names, (), 0)
     _brace(ax, stack, 0, 3, "prompt: given")
     _brace(ax, stack, 3, len(names), "written by the model")
     _text(ax, stack.left, stack.top + HEADROOM - 12, "Inference", size=13, ha="left", weight="bold")
@@ -200,6 +200,8 @@ def _inference(ax: Axes, layers: tuple[int | None, ...], n_layers: int) -> None:
     _box(ax, (first - 18, low), (last + 30, low + 40), "predicts the next token", INK)
     for x in stack.columns[2:]:
         _arrow(ax, (x, stack.top + 7), (x, low), INK, 1.4)
+    if not supervised:
+        return
     high = low + 84
     for left, right, name in ((stack.left, 968, "classifier"), (982, 1070, "head")):
         _box(ax, (left, high), (right, high + 36), name, QUIET, dashed=True)
