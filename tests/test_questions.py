@@ -81,7 +81,8 @@ def test_no_two_questions_or_answers_are_equal() -> None:
     [
         "**Question.** Why?",
         "**Question.** Why?\n\n<details>\n<summary>Answer</summary>\n\n\n\n</details>",
-        "**Question.** Why?\n\n<details>\n<summary>Answer</summary>\nBecause.\n</details>",  # Markdown needs the blank lines
+        # without its blank lines the answer would not be read as Markdown
+        "**Question.** Why?\n\n<details>\n<summary>Answer</summary>\nBecause.\n</details>",
         "**Question.** Why?\n\n<details>\n<summary>Answer</summary>\n\nBecause.",
     ],
 )
