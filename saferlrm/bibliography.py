@@ -1,8 +1,4 @@
-"""What the course cites, once each, with a stable link.
-
-An entry without authors is one whose title page was not at hand when the list was made; its title is then the short
-name that the course uses, and its link leads to the paper.
-"""
+"""What the course cites, once each, with its authors, its title and a stable link."""
 
 from __future__ import annotations
 
@@ -124,7 +120,10 @@ ENTRIES: tuple[Entry, ...] = (
         "How Does the Thinking Step Influence Model Safety? An Entropy-based Safety Reminder for LRMs", 2026,
     ),
     Entry("2601.23143", "S. Lee et al.", "THINKSAFE: Self-Generated Safety Alignment for Reasoning Models", 2026),
-    Entry("2602.02136", "", "Ten samples activate refusal", 2026),
+    Entry(
+        "2602.02136", "Y. Xie et al.",
+        "Mitigating Safety Tax via Distribution-Grounded Refinement in Large Reasoning Models", 2026,
+    ),
     Entry(
         "2603.17368", "J. Chen, Z. Zhang, S. He, L. Yue, L. Feng, M.-L. Zhang",
         "Towards Safer Large Reasoning Models by Promoting Safety Decision-Making before Chain-of-Thought Generation",
@@ -135,7 +134,7 @@ ENTRIES: tuple[Entry, ...] = (
         "Why Models Know But Don't Say: Chain-of-Thought Faithfulness Divergence Between Thinking Tokens and Answers "
         "in Open-Weight Reasoning Models", 2026,
     ),
-    Entry("2604.24074", "", "The wording of a judge's instruction moves attack success", 2026),
+    Entry("2604.24074", "X. Zhang", "How Sensitive Are Safety Benchmarks to Judge Configuration Choices?", 2026),
     Entry("2605.12726", "S. Doda", "Before the Last Token: Diagnosing Final-Token Safety Probe Failures", 2026),
     Entry("2606.25013", "N. Ri, A. Panigrahi, S. Arora", "Do Thinking Tokens Help with Safety?", 2026),
     Entry(
@@ -225,14 +224,12 @@ def page(root: Path | None = None) -> str:
         name = f"arXiv {entry.id}" if ARXIV.fullmatch(entry.id) else entry.link.removeprefix("https://")
         label = name.replace("%3C", "<").replace("%3E", ">").replace("%3A", ":").replace("%3B", ";")
         label = label.replace("%28", "(").replace("%29", ")").replace("<", "&lt;").replace(">", "&gt;")
-        who = f"{entry.authors.rstrip('.')}. " if entry.authors else ""
-        lines.append(f"- {who}*{entry.title}*. {entry.year}. [{label}]({entry.link})")
+        lines.append(f"- {entry.authors.rstrip('.')}. *{entry.title}*. {entry.year}. [{label}]({entry.link})")
     return "\n".join(
         [
             "# Bibliography",
             "",
-            f"The {len(ENTRIES)} sources that the notebooks and the code cite, by year. An entry without authors goes "
-            "by the short name that the course uses.",
+            f"The {len(ENTRIES)} sources that the notebooks and the code cite, by year.",
             "",
             *lines,
             "",

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import yaml
-from pygments.lexers.special import TextLexer
 
 HERE = Path(__file__).parent
 _citation = yaml.safe_load((HERE.parent / "CITATION.cff").read_text(encoding="utf-8"))
@@ -71,4 +70,3 @@ def copy_mathjax(app, exception) -> None:
 
 def setup(app) -> None:
     app.connect("build-finished", copy_mathjax)
-    app.add_lexer("mermaid", TextLexer)  # Pygments has none

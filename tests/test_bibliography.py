@@ -20,11 +20,11 @@ def test_an_entry_has_the_form_of_its_kind(entry: bibliography.Entry) -> None:
     assert re.fullmatch(form, entry.link)
     assert 1900 < entry.year < 2100
     assert entry.title == entry.title.strip()
+    assert entry.authors == entry.authors.strip() != ""
     if arxiv:
         assert entry.year == 2000 + int(entry.id[:2])
     else:
         assert entry.cited, "says how a text without the id cites it"
-        assert entry.authors
 
 
 def test_nothing_is_listed_twice() -> None:

@@ -14,6 +14,7 @@ from saferlrm.plots.decisions import classifier_scores, learning_curve, reliabil
 from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
 from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_after
+from saferlrm.plots.method import method_diagram
 from saferlrm.plots.organisms import organisms
 from saferlrm.plots.prerequisites import hints, self_consistency, sizes, thought_budgets, vote_on_refusal
 from saferlrm.plots.probing import probe_along_thought, probe_by_layer
@@ -43,6 +44,7 @@ __all__ = [
     "know_but_dont_say",
     "latent_shift",
     "learning_curve",
+    "method_diagram",
     "organisms",
     "overview",
     "probe_along_thought",
