@@ -328,9 +328,14 @@ def ship() -> None:
 
 
 @app.command("profile")
-def show_profile(name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")]) -> None:
+def show_profile(
+    name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A setting that differs, e.g. name=mine; repeatable.")
+    ] = None,
+) -> None:
     """Print the resolved settings of a profile as YAML."""
-    typer.echo(as_yaml(load_profile(name)), nl=False)
+    typer.echo(as_yaml(load_profile(name, **_changed_settings(setting or [], "alignment.micro_batch=3"))), nl=False)
 
 
 def _report(profile: str, shipped: bool, model: str = "") -> None:

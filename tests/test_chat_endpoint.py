@@ -1,4 +1,4 @@
-"""A server without completions: what can be asked of it is the same as here, and the rest is refused with the reason."""
+"""A server without completions: what can be asked of it is the same as here, the rest is refused with the reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ChatOnly:
         lock, bodies = threading.Lock(), self.bodies
 
         class Chat(Handler):
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802  the library's name
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not self.path.endswith("/chat/completions"):
                     self.reply(404, {"detail": "Not Found"})
@@ -170,23 +170,18 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_what_can_be_put_as_messages_is_exactly_the_prompt(family: tuple[str, ChatFormat]) -> None:
     name, chat = family
-    possible = set()
     for mode in THINKING_MODES:
         text = chat.render("What is a box?", mode)
-        try:
-            turn = turn_of(text, chat)
-        except SaferlrmError as problem:
-            assert "cannot begin the model's turn with" in str(problem)
-            assert "\n" not in str(problem)
+        if name.startswith("r1") and mode in ("off", "short"):
+            # R1's templates cut thoughts from assistant turns, so theirs cannot be closed through messages.
+            with pytest.raises(SaferlrmError, match=r"^a chat endpoint cannot begin the model's turn with[^\n]*$"):
+                turn_of(text, chat)
             continue
-        possible.add(mode)
+        turn = turn_of(text, chat)
         options = {"continue_final_message": True} if turn.continued else {"add_generation_prompt": True}
         made = chat.tokenizer.apply_chat_template(list(turn.messages), tokenize=False, **options, **turn.switch)
         assert made == text
         assert text.endswith(turn.begun)
-    print(name, sorted(possible))
-    # R1's templates cut thoughts from assistant turns, so theirs cannot be closed through messages.
-    assert possible == ({"on", "forced"} if name.startswith("r1") else set(THINKING_MODES))
 
 
 @pytest.mark.parametrize(
