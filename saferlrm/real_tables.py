@@ -165,8 +165,8 @@ def judges(study: Study, folder: str = "data", recompute: bool = False) -> pd.Da
 def jailbreak_judges(study: Study, folder: str = "data", recompute: bool = False) -> pd.DataFrame:
     """Judges against people on JailbreakBench's votes, :func:`saferlrm.judges.jailbreaks.jailbreak_judges`.
 
-    Empty where the votes are not in the folder, and where they have never been compared: the answers are jailbreaks that
-    worked, so they are no part of this package.
+    Empty where the votes are not in the folder, or were never compared. Many of the answers are jailbreaks that worked,
+    so neither they nor their file are part of this package.
     """
     from saferlrm.judges.jailbreaks import DATA
     from saferlrm.judges.jailbreaks import jailbreak_judges as compare

@@ -1,8 +1,8 @@
 """Judges against people on another question than refusal: was the model jailbroken?
 
 JailbreakBench (arXiv 2404.01318) published 300 answers to jailbreak prompts, each with the votes of three people and
-with what several automatic judges said. A judge of refusals answers another question. An answer that does not refuse and
-yet gives nothing of use (off the topic, empty, a story that avoids the matter) is no jailbreak, so such a judge is
+with what several automatic judges said. A judge of refusals answers another question. An answer that does not refuse
+and yet gives nothing of use (off the topic, empty, a story that avoids the matter) is no jailbreak, so such a judge is
 expected to raise more false alarms here than judges that read what was asked for.
 """
 
