@@ -232,17 +232,18 @@ def control(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Alignment seeds, e.g. 0,1,2; those of the controls by default.")] = "",
     profile: ProfileOption = "organism",
+    model: ModelOption = "",
 ) -> None:
     """Train and evaluate one control at other settings, beside plain fine-tuning at the same settings."""
     changes = _changed_settings(setting or [], "lambda_aux=1.0")
     differs = {key.removeprefix("alignment."): value for key, value in changes.items()}
     if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
         raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
-    load_profile(profile)
+    changed = model_settings(profile, model)
     from saferlrm.ablations import control_table
     from saferlrm.study import Study
 
-    rows = Study(profile).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
+    rows = Study(profile, **changed).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
     typer.echo(control_table(rows, name).to_string(index=False))
 
 

@@ -123,8 +123,8 @@ def test_the_command_line_takes_a_model(tiny_lm_folder: Path, tmp_path: Path) ->
             "error: model: /nowhere is neither a folder nor a name on the hub; give a folder saved by save_pretrained, "
             "or a name such as Qwen/Qwen3-8B\n",
         )
-    for name in ("stage", "status", "report"):
-        arguments = [name, *(["organism"] if name == "stage" else []), "--profile", "smoke", "--model", "/nowhere"]
+    for name in ("stage", "status", "report", "control"):
+        arguments = [name, *({"stage": ["organism"], "control": ["presafe"]}.get(name, [])), "--profile", "smoke", "--model", "/nowhere"]
         status, _, err = saferlrm_command(*arguments, **places)
         assert (status, err.count("\n")) == (2, 1)
         assert "/nowhere is neither" in err
