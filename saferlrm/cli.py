@@ -243,7 +243,9 @@ def control(
     from saferlrm.ablations import control_table
     from saferlrm.study import Study
 
-    rows = Study(profile, **changed).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
+    rows = Study(profile, **changed).control(
+        name, [int(part) for part in seeds.split(",")] if seeds else None, **differs
+    )
     typer.echo(control_table(rows, name).to_string(index=False))
 
 

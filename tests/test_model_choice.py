@@ -123,9 +123,8 @@ def test_the_command_line_takes_a_model(tiny_lm_folder: Path, tmp_path: Path) ->
             "error: model: /nowhere is neither a folder nor a name on the hub; give a folder saved by save_pretrained, "
             "or a name such as Qwen/Qwen3-8B\n",
         )
-    for name in ("stage", "status", "report", "control"):
-        arguments = [name, *({"stage": ["organism"], "control": ["presafe"]}.get(name, [])), "--profile", "smoke", "--model", "/nowhere"]
-        status, _, err = saferlrm_command(*arguments, **places)
+    for command in (["stage", "organism"], ["control", "presafe"], ["status"], ["report"]):
+        status, _, err = saferlrm_command(*command, "--profile", "smoke", "--model", "/nowhere", **places)
         assert (status, err.count("\n")) == (2, 1)
         assert "/nowhere is neither" in err
 
