@@ -154,10 +154,10 @@ def bars(tokens: Sequence[Token]) -> str:
 
 
 def _exchange(prompt: Prompt, turns: Sequence[Turn]) -> Iterator[str]:
-    yield _bubble(_who("User", _kind(prompt)) + _paragraph(_request(prompt)), USER, "0.7em 0 0.5em 15%")
+    yield _bubble(_who("User", _kind(prompt), USER) + _paragraph(_request(prompt), USER), USER, "0.7em 0 0.5em 15%")
     for turn in turns:
-        inside = _who("Model", ", ".join(_manner(turn))) + _thought(turn, prompt.harmful)
-        yield _bubble(inside + _paragraph(_said(turn, prompt)), MODEL, "0.5em 15% 0.5em 0")
+        inside = _who("Model", ", ".join(_manner(turn)), MODEL) + _thought(turn, prompt.harmful)
+        yield _bubble(inside + _paragraph(_said(turn, prompt), MODEL), MODEL, "0.5em 15% 0.5em 0")
 
 
 def _bubble(inside: str, colours: tuple[str, str], margin: str) -> str:
@@ -166,21 +166,22 @@ def _bubble(inside: str, colours: tuple[str, str], margin: str) -> str:
         f"margin:{margin};padding:0.6em 0.9em;border:1px solid {ground};border-radius:0.9em;background-color:{ground};"
         f"color:{text};font-style:normal"
     )
-    # Themes set the colour of paragraphs inside quotations, so every element below says its own.
-    return f'<blockquote style="{style}">{inside.replace("COLOUR", text)}</blockquote>'
+    return f'<blockquote style="{style}">{inside}</blockquote>'
 
 
-def _who(name: str, what: str) -> str:
-    return f'<p style="margin:0 0 0.3em;color:COLOUR;font-size:90%"><strong>{name}</strong> · {_safe(what)}</p>'
+# Themes set the colour of paragraphs inside quotations, so every element says its own.
+def _who(name: str, what: str, colours: tuple[str, str]) -> str:
+    style = f"margin:0 0 0.3em;color:{colours[0]};font-size:90%"
+    return f'<p style="{style}"><strong style="color:{colours[0]}">{name}</strong> · {_safe(what)}</p>'
 
 
-def _paragraph(text: str) -> str:
-    return f'<p style="margin:0.3em 0 0;color:COLOUR">{_safe(text)}</p>'
+def _paragraph(text: str, colours: tuple[str, str]) -> str:
+    return f'<p style="margin:0.3em 0 0;color:{colours[0]}">{_safe(text)}</p>'
 
 
 def _thought(turn: Turn, harmful: bool) -> str:
     """The folded thought, a remark on an empty one, or nothing where the mode has none."""
-    small = 'style="margin:0.4em 0 0;color:COLOUR;font-size:90%"'
+    small = f'style="margin:0.4em 0 0;color:{INK};font-size:90%"'
     if not turn.thought:
         told = "Its thought is empty." if turn.closed else "It opened a thought and wrote nothing."
         return f"<p {small}><em>{told}</em></p>" if turn.mode in ("on", "forced") else ""
@@ -213,11 +214,11 @@ def _span(token: Token, place: str, redacted: bool) -> str:
 
 
 def _legend() -> str:
-    steps = "".join(
+    steps = " ".join(
         f'<span style="background-color:{colour(p)};color:{INK};padding:0 0.6em">{p:g}</span>'
         for p in (0, 0.25, 0.5, 0.75, 1)
     )
-    told = "Colour of a thought's token: the probe's p(harmful) once the model has read it; point at a token for the number."
+    told = "p(harmful): what the probe makes of the thought up to a token; point at the token for its number."
     ground = f"background-color:{PAPER};color:{INK};padding:0.3em 0.6em;border-radius:0.5em;font-size:90%"
     return f'<p style="margin:0.5em 0;{ground}">{steps} {told}</p>'
 

@@ -1,7 +1,7 @@
 """A thought read token by token: p(harmful) of one linear probe at every token that the model wrote.
 
-The study asks at which *shares* of the thought a probe can read harm, with a new probe at each share. To colour a thought
-one probe has to do for all its tokens, so that their scores can be compared: it is fitted on the states at
+The study asks at which *shares* of the thought a probe can read harm, with a new probe at each share. To colour a
+thought one probe has to do for all its tokens, so that their scores can be compared: it is fitted on the states at
 :data:`SHARES` of the thoughts of training prompts, all of them together. Layer and penalty are those with the least log
 loss on topics that were held out; the AUROCs there are kept with the probe, and flatter it a little for that choice.
 A single token is read with much noise: what counts is the colour of a stretch, not of a word.
@@ -129,7 +129,7 @@ def thought_probe(study: Base) -> ThoughtProbe:
     """The probe of a study's model before alignment: fitted once in seconds, then found in the store."""
     p = study.profile
     every = study.probe_prompts()
-    prompts = [one for label in (True, False) for one in [p for p in every if p.harmful is label][: PROMPTS // 2]]
+    prompts = [one for label in (True, False) for one in [p for p in every if bool(p.harmful) == label][: PROMPTS // 2]]
 
     def build(folder: Path) -> None:
         said = study.answers(prompts, "on", "thoughts to probe")
@@ -170,7 +170,7 @@ def _held_out(prompts: Sequence[Prompt], seed: int) -> np.ndarray:
     """Which prompts are held out, shape [prompts]: all those of some topics of either label."""
     chosen: set[str] = set()
     for label in (True, False):
-        topics = sorted({p.topic or p.id for p in prompts if p.harmful is label})
+        topics = sorted({p.topic or p.id for p in prompts if bool(p.harmful) == label})
         if len(topics) < 2:
             raise SaferlrmError(f"a probe along the thought needs two topics of either label, not {len(topics)}")
         random.Random(f"{seed} {label}").shuffle(topics)
