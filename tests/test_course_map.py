@@ -166,7 +166,12 @@ class TestMaps:
 
     def test_the_maps_in_notebook_00_and_in_the_readme_are_current(self) -> None:
         assert course_map.map_table() in prose("00_start_here")
-        assert course_map.map_table(folder="notebooks/") in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert course_map.compact_map(folder="notebooks/") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+    def test_the_short_map_has_a_short_line_for_every_notebook(self) -> None:
+        lines = course_map.compact_map(folder="notebooks/").splitlines()
+        assert len(lines) == 2 + len(list((ROOT / "notebooks").glob("*.ipynb"))) == 14
+        assert all(re.fullmatch(r"\| \[[^|]+\) \| [^|]+ \| [\d.]+ (?:s|min) \|", line) for line in lines[2:])
 
     def test_lost_marks_are_said_to_be_lost(self) -> None:
         with pytest.raises(SaferlrmError, match="put back"):
