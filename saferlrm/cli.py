@@ -205,7 +205,7 @@ def _stage(name: str, settings: Profile, seed: int, method: str) -> None:
 @app.command()
 def report(
     profile: ProfileOption = "organism",
-    readme: Annotated[bool, typer.Option("--readme", help="Also write the maps in README.md and notebook 00, and docs/.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Also write the maps of the course and docs/.")] = False,
 ) -> None:
     """Write the HTML report from the results and name it and the figures."""
     load_profile(profile)

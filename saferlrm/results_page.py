@@ -89,8 +89,9 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
     made = [(row.claim, _interval(row.value, row.low, row.high), row.verdict) for row in heads.itertuples()]
     return [
-        f"[The ledger](../notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: {told}. "
-        "Does the head help beyond plain fine-tuning, and why? (differences of attack success, over prompts and seeds)",
+        f"[The ledger](../notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: "
+        f"{told}. Does the head help beyond plain fine-tuning, and why? "
+        "(differences of attack success, over prompts and seeds)",
         _table(("claim", "measured", "verdict"), made),
     ]
 

@@ -101,6 +101,12 @@ class TestDrawing:
         assert not {"script", "img", "iframe", "object"} & links.tags
         assert not re.search(r"\bon\w+=|url\((?!#)|https?:", text)
 
+    def test_the_graph_fits_the_text_of_the_site_and_stays_readable(self) -> None:
+        width = float(re.search(r"[.]concepts svg{min-width:(\d+)px", concept_graph.graph_html())[1])
+        assert width <= 772, "the width of the site's text on a screen of 1400 pixels"
+        sizes = [int(size) for size in re.findall(r"(\d+)px(?:/[\d.]+)? system-ui", concept_graph.graph_html())]
+        assert min(sizes) * width / concept_graph.SIZE[0] >= 8
+
     def test_every_node_opens_the_notebook_and_the_heading_where_it_is_measured(self) -> None:
         links = Links()
         links.feed(concept_graph.graph_html())

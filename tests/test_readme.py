@@ -36,7 +36,7 @@ def test_one_screen_has_note_question_figure_commands_map_server_and_citation() 
     assert -1 not in places, wanted[places.index(-1)]
     assert places == sorted(places)
     assert screen.count("![") == 1, "one figure"
-    assert "badge" not in README and "shields.io" not in README
+    assert "shields.io" not in README, "no badges"
 
 
 def test_updating_touches_nothing_outside_the_marks(tmp_path: Path) -> None:
