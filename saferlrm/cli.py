@@ -211,15 +211,15 @@ def _stage(name: str, settings: Profile, seed: int, method: str) -> None:
 def report(
     profile: ProfileOption = "organism",
     model: ModelOption = "",
-    readme: Annotated[bool, typer.Option("--readme", help="Also write README.md, the maps, docs/.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Also write the maps of the course and docs/.")] = False,
 ) -> None:
     """Write the HTML report from the results and name it and the figures."""
     _report(profile, shipped=True, model=model)
     if readme:
         from saferlrm.pages import write_pages
-        from saferlrm.readme import update_readme
+        from saferlrm.results_page import update_results
 
-        typer.echo(f"readme:  {update_readme()}")
+        typer.echo(f"results: {update_results()}")
         for path in write_pages():
             typer.echo(f"page:    {path}")
 

@@ -24,6 +24,7 @@ NODE = (192.0, 64.0)  # width and height
 LEFT, TOP = 116.0, 140.0  # centre of the node in column 0 and row 0
 SIZE = (1520.0, 700.0)  # of the drawing
 PANEL = 74.0  # height of the explanation below it
+NARROWEST = 760.0  # pixels; below that the graph scrolls in its box. The site's text is 772 wide on a screen of 1400
 GAP = 5.0  # between a line and a node
 VERB_WIDTH = 12  # characters of a line
 COLOURS: dict[Group, str] = {  # Okabe and Ito's set; on white each has the contrast of a border
@@ -115,15 +116,16 @@ def show_graph(link: Callable[[Place], str] = Place.link) -> HTML:
 def _style() -> str:
     rules = [
         ".concepts{overflow-x:auto;background:#fff;color:#1d2430;border-radius:6px}",
-        ".concepts svg{min-width:860px;width:100%;height:auto;display:block;font-family:system-ui,sans-serif}",
+        f".concepts svg{{min-width:{NARROWEST:g}px;width:100%;height:auto;display:block;"
+        "font-family:system-ui,sans-serif}",
         ".concepts a{display:flex;box-sizing:border-box;height:100%;align-items:center;justify-content:center;"
-        "text-align:center;font:600 17px/1.2 system-ui,sans-serif;color:#1d2430;text-decoration:none;"
-        "border:2px solid;border-radius:9px;padding:2px 8px;background:#fff}",
+        "text-align:center;font:600 19px/1.15 system-ui,sans-serif;color:#1d2430;text-decoration:none;"
+        "border:2px solid;border-radius:9px;padding:0 4px;background:#fff}",
         ".concepts a:hover,.concepts a:focus-visible{background:#f2f5f8;box-shadow:inset 0 0 0 2px currentColor}",
         ".concepts path.e{fill:none;stroke:#6b7480;stroke-width:1.8}",
-        ".concepts text.v{font:italic 15px system-ui,sans-serif;fill:#39424e;paint-order:stroke;stroke:#fff;"
+        ".concepts text.v{font:italic 16px system-ui,sans-serif;fill:#39424e;paint-order:stroke;stroke:#fff;"
         "stroke-width:5px}",
-        ".concepts .t{visibility:hidden;font:17px/1.35 system-ui,sans-serif;background:#fff;color:#1d2430;height:100%}",
+        ".concepts .t{visibility:hidden;font:19px/1.3 system-ui,sans-serif;background:#fff;color:#1d2430;height:100%}",
         ".concepts .t0{visibility:visible;color:#5c6675}",
     ]
     rules += [f".concepts a.g-{group}{{border-color:{colour}}}" for group, colour in COLOURS.items()]

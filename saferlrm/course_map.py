@@ -1,7 +1,7 @@
 """The course as data: its ideas, how they hang together, where each is measured, and what each notebook costs.
 
-The concept graph (:mod:`saferlrm.concept_graph`, :func:`saferlrm.plots.concepts`), the map in notebook 00 and the table
-in the README are all made from here, so that none of them can say something else than the notebooks do.
+The concept graph (:mod:`saferlrm.concept_graph`, :func:`saferlrm.plots.concepts`), the map in notebook 00 and the short
+one in the README are all made from here, so that none of them can say something else than the notebooks do.
 """
 
 from __future__ import annotations
@@ -278,6 +278,15 @@ def map_table(root: Path | None = None, folder: str = "") -> str:
     return "\n".join([header, "|" + "---|" * 6, *lines])
 
 
+def compact_map(root: Path | None = None, folder: str = "") -> str:
+    """The map in short, for the README: notebook, question, and time with finished stages at hand."""
+    lines = [
+        f"| [{title.replace(' · ', ' ')}]({folder}{stem}.ipynb) | {question} | {time.partition(';')[0]} |"
+        for stem, title, question, _, time, _, _ in map_rows(root)
+    ]
+    return "\n".join(["| notebook | question | time |", "|---|---|---|", *lines])
+
+
 def ideas_table(folder: str = "") -> str:
     """All ideas with their sentence and the place where they are measured, as a Markdown table."""
     lines = [
@@ -301,12 +310,12 @@ def between_marks(text: str, new: str, what: str) -> str:
 
 
 def write_maps(root: Path | None = None) -> list[Path]:
-    """Renews the map in notebook 00 and the table in the README; nothing else in the two files changes."""
+    """Renews the map in notebook 00 and the short one in the README; nothing else in the two files changes."""
     import nbformat  # here, because its validator takes seconds to import, and every notebook draws the map
 
     root = root or repository()
     readme = root / "README.md"
-    _replace(readme, between_marks(readme.read_text(encoding="utf-8"), map_table(root, "notebooks/"), "README.md"))
+    _replace(readme, between_marks(readme.read_text(encoding="utf-8"), compact_map(root, "notebooks/"), "README.md"))
     start = root / "notebooks" / "00_start_here.ipynb"
     notebook = nbformat.read(start, as_version=nbformat.NO_CONVERT)
     cell = next((cell for cell in notebook.cells if cell.id == "map"), None)

@@ -1,7 +1,8 @@
 """A figure with a slider: where a notebook runs, moving the slider redraws the figure; elsewhere it is a picture.
 
-The picture is an ordinary output of the cell, so it stays in the saved notebook, on GitHub and on the web page. The
-slider stands below it and replaces it through its display id.
+The picture is an ordinary output of the cell, so it stays in the saved notebook, on GitHub and on the web page. Its
+plain text says what it shows (:func:`saferlrm.plots.alt_text`), and the web page takes its alternative text from there.
+The slider stands below the picture and replaces it through its display id.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.core.pylabtools import print_figure
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
+from saferlrm.plots.style import alt_text
 from saferlrm.plots.threshold import threshold_at
 
 STATIC = "A slider appears here where the notebook runs (JupyterLab, Notebook, VS Code)."
@@ -35,9 +38,7 @@ def slider(draw: Callable[[float], Figure], value: float, label: str, step: floa
     Returns:
         The slider, or ``None`` without the package ipywidgets.
     """
-    figure = draw(value)
-    picture = display(figure, display_id=True)
-    plt.close(figure)
+    picture = display(pictured(draw(value)), raw=True, display_id=True)
     try:
         import ipywidgets
     except ImportError:
@@ -49,12 +50,17 @@ def slider(draw: Callable[[float], Figure], value: float, label: str, step: floa
     )
 
     def moved(change: dict[str, Any]) -> None:
-        new = draw(float(change["new"]))
-        picture.update(new)
-        plt.close(new)
+        picture.update(pictured(draw(float(change["new"]))), raw=True)
 
     control.observe(moved, names="value")
     bundle = control._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     display(data | {"text/plain": STATIC}, raw=True)
     return control
+
+
+def pictured(figure: Figure) -> dict[str, str]:
+    """A figure as the output of a cell, with its alternative text in place of the name of its class; closes it."""
+    data = {"image/png": print_figure(figure, base64=True), "text/plain": alt_text(figure)}
+    plt.close(figure)
+    return data

@@ -164,7 +164,7 @@ def _stage_cell(cell: nbformat.NotebookNode, source: PurePosixPath, links: Links
         if "text/markdown" in data:
             data["text/markdown"] = links.in_markdown(data["text/markdown"], source)
         if "image/png" in data:
-            words = described(cell.source, links.root)
+            words = described(cell.source, links.root) or _said(data.get("text/plain", ""))
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": words or f"Figure of the section “{heading}”"}
 
 
@@ -174,6 +174,11 @@ def described(code: str, root: Path = ROOT) -> str:
     files = [file for name in names if (file := root / "figures" / f"{name}.png").is_file()]
     words = (Image.open(file).info.get("Description", "") for file in files)
     return " ".join(" ".join(words).split())
+
+
+def _said(text: str) -> str:
+    """What a picture's plain text says of it; the name of its class, which is the usual text, says nothing."""
+    return "" if text.startswith("<") else " ".join(text.split())
 
 
 if __name__ == "__main__":

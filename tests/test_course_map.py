@@ -101,6 +101,12 @@ class TestDrawing:
         assert not {"script", "img", "iframe", "object"} & links.tags
         assert not re.search(r"\bon\w+=|url\((?!#)|https?:", text)
 
+    def test_the_graph_fits_the_text_of_the_site_and_stays_readable(self) -> None:
+        width = float(re.search(r"[.]concepts svg{min-width:(\d+)px", concept_graph.graph_html())[1])
+        assert width <= 772, "the width of the site's text on a screen of 1400 pixels"
+        sizes = [int(size) for size in re.findall(r"(\d+)px(?:/[\d.]+)? system-ui", concept_graph.graph_html())]
+        assert min(sizes) * width / concept_graph.SIZE[0] >= 8
+
     def test_every_node_opens_the_notebook_and_the_heading_where_it_is_measured(self) -> None:
         links = Links()
         links.feed(concept_graph.graph_html())
@@ -166,7 +172,12 @@ class TestMaps:
 
     def test_the_maps_in_notebook_00_and_in_the_readme_are_current(self) -> None:
         assert course_map.map_table() in prose("00_start_here")
-        assert course_map.map_table(folder="notebooks/") in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert course_map.compact_map(folder="notebooks/") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+    def test_the_short_map_has_a_short_line_for_every_notebook(self) -> None:
+        lines = course_map.compact_map(folder="notebooks/").splitlines()
+        assert len(lines) == 2 + len(list((ROOT / "notebooks").glob("*.ipynb"))) == 14
+        assert all(re.fullmatch(r"\| \[[^|]+\) \| [^|]+ \| [\d.]+ (?:s|min) \|", line) for line in lines[2:])
 
     def test_lost_marks_are_said_to_be_lost(self) -> None:
         with pytest.raises(SaferlrmError, match="put back"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import sys
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from pictures import words
+from PIL import Image
 
 from saferlrm import sliders
 from saferlrm.errors import SaferlrmError
@@ -21,10 +23,11 @@ class Handle:
     """What IPython returns for a display id; remembers what it was updated with."""
 
     def __init__(self) -> None:
-        self.pictures: list[Figure] = []
+        self.pictures: list[dict[str, str]] = []
 
-    def update(self, figure: Figure) -> None:
-        self.pictures.append(figure)
+    def update(self, picture: dict[str, str], raw: bool = False) -> None:
+        assert raw
+        self.pictures.append(picture)
 
 
 @pytest.fixture
@@ -59,8 +62,11 @@ def test_the_first_output_is_a_picture_and_the_second_a_slider_with_a_sentence_i
     outputs, _ = shown
     sliders.threshold_slider(TABLE, 0.5)
     picture, control = outputs
-    assert isinstance(picture, Figure)
-    assert "Threshold 0.50" in words(picture)
+    assert Image.open(io.BytesIO(base64.b64decode(picture["image/png"]))).width > 600
+    said = picture["text/plain"]
+    assert "Threshold 0.50" in said
+    assert re.search(r"n = \d", said)
+    assert len(said) > 80
     assert control["text/plain"] == sliders.STATIC
     assert any("widget-view" in kind for kind in control)
     assert not plt.get_fignums(), "the figure would be shown twice"
@@ -70,12 +76,12 @@ def test_moving_the_slider_redraws_the_figure(shown) -> None:
     _, handle = shown
     control = sliders.slider(lambda value: threshold_at(TABLE, value), 0.5, "threshold")
     control.value = 0.9
-    assert ["Threshold 0.90" in words(figure) for figure in handle.pictures] == [True]
+    assert ["Threshold 0.90" in picture["text/plain"] for picture in handle.pictures] == [True]
 
 
 def test_without_widgets_the_picture_stays(shown, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, _ = shown
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     sliders.threshold_slider(TABLE, 0.5)
-    assert isinstance(outputs[0], Figure)
+    assert outputs[0]["image/png"]
     assert "needs the package ipywidgets" in outputs[1].data

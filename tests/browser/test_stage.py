@@ -102,6 +102,14 @@ def test_a_dead_widget_leaves_its_sentence_behind(links) -> None:
     assert dict(cell.outputs[0].data) == {"text/plain": "A slider appears here."}
 
 
+def test_a_picture_without_a_file_is_described_by_the_text_beside_it(links) -> None:
+    for text, alt in (("What the slider shows.", "What the slider shows."), ("<Figure size 1x1>", "the section “By”")):
+        output = nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": text})
+        cell = nbformat.v4.new_code_cell("sliders.threshold_slider(table, 0.5)", outputs=[output])
+        stage._stage_cell(cell, HERE, links, "By")
+        assert alt in cell.metadata["mystnb"]["image"]["alt"]
+
+
 def test_every_figure_of_the_course_says_what_it_shows() -> None:
     for path in (ROOT / "figures").glob("*.png"):
         assert len(stage.described(f'study.save_figure(figure, "{path.stem}")')) > 80, path.name

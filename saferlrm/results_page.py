@@ -1,4 +1,4 @@
-"""The README's results section: tables written from `results/` and `benchmarks/results/`, never by hand."""
+"""The tables of docs/results.md: written from `results/` and `benchmarks/results/`, never by hand."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pandas as pd
 from saferlrm.errors import SaferlrmError
 from saferlrm.store import repository
 
+PAGE = "docs/results.md"
 OPEN = "<!-- results: written by `saferlrm report --readme`, compared by tests/test_readme.py -->"
 CLOSE = "<!-- /results -->"
 
 
 def results_section(root: Path) -> str:
-    """The section between the README's marks, from the files below ``root``.
+    """The section between the page's marks, from the files below ``root``.
 
     Raises:
         SaferlrmError: the study has not been run there.
@@ -44,19 +45,19 @@ def results_section(root: Path) -> str:
     return "\n\n".join(parts)
 
 
-def update_readme(root: Path | None = None) -> Path:
-    """Rewrites the section in ``README.md``, leaving the rest as it is."""
+def update_results(root: Path | None = None) -> Path:
+    """Rewrites the section in ``docs/results.md``, leaving the rest as it is."""
     root = root or repository()
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    page = root / PAGE
+    text = page.read_text(encoding="utf-8")
     if OPEN not in text or CLOSE not in text:
-        raise SaferlrmError(f"{readme} lacks the marks around its results; put back {OPEN} and {CLOSE}")
+        raise SaferlrmError(f"{page} lacks the marks around its results; put back {OPEN} and {CLOSE}")
     before, rest = text.split(OPEN, 1)
     after = rest.split(CLOSE, 1)[1]
-    temporary = readme.with_suffix(".part")
+    temporary = page.with_suffix(".part")
     temporary.write_text(f"{before}{OPEN}\n{results_section(root)}\n{CLOSE}{after}", encoding="utf-8")
-    temporary.replace(readme)
-    return readme
+    temporary.replace(page)
+    return page
 
 
 def _rows(path: Path) -> pd.DataFrame:
@@ -88,8 +89,9 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
     made = [(row.claim, _interval(row.value, row.low, row.high), row.verdict) for row in heads.itertuples()]
     return [
-        f"[The ledger](notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: {told}. "
-        "Does the head help beyond plain fine-tuning, and why? (differences of attack success, over prompts and seeds)",
+        f"[The ledger](../notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: "
+        f"{told}. Does the head help beyond plain fine-tuning, and why? "
+        "(differences of attack success, over prompts and seeds)",
         _table(("claim", "measured", "verdict"), made),
     ]
 
