@@ -33,9 +33,12 @@ class Study(Probing, Controls, Mechanism, Prerequisites):
     @classmethod
     def stages(cls) -> dict[str, Callable[[Study, int], Any]]:
         """Every stage by name, as a function of the study and an alignment seed, in the order of the walk."""
+        from saferlrm.thought_scores import thought_probe  # a user of the study, beside it
+
         return {
             "organism": lambda study, seed: study.organism(),
             "scorecard": lambda study, seed: study.scorecard(),
+            "thought_scores": lambda study, seed: thought_probe(study),
             "self_consistency": lambda study, seed: study.self_consistency(),
             "thought_budgets": lambda study, seed: study.thought_budgets(),
             "hints": lambda study, seed: study.hints(),
