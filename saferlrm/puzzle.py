@@ -162,8 +162,8 @@ def side_by_side(puzzle: Puzzle) -> Markdown:
         parts.append(show.markdown_table(wide).data)
     if not puzzle.harmless:
         parts.append(
-            "*Redacted: this text may ask for harm, or is answered as if it did. Its thought and the rest of its answers "
-            "are not shown.*"
+            "*Redacted: this text may ask for harm, or is answered as if it did. Its thought and the rest of its "
+            "answers are not shown.*"
         )
     return Markdown("\n\n".join(parts))
 

@@ -80,8 +80,8 @@ def _test_labels_shuffled(attempt: Callable[..., Any]) -> str | None:
     if any(0.2 < area < 0.8 for area in found):
         return (
             "with one training prompt of each kind a control can only be right (AUROC 1) or reversed (0), got "
-            f"{found[0]:.2f}: the *test* labels were shuffled. Shuffle the training labels, fit a new probe on them, and "
-            "score it against the true test labels."
+            f"{found[0]:.2f}: the *test* labels were shuffled. Shuffle the training labels, fit a new probe on them, "
+            "and score it against the true test labels."
         )
     return None
 
@@ -198,8 +198,8 @@ EXERCISES = (
             return r / np.linalg.norm(r)
         ''',
         learned="No fit, no penalty, no seed: two means. In large models it is said to do nearly as well as a fitted "
-        "probe; here, under jailbreaks, it does not (*Beside the controls*). It is the direction that the interventions "
-        "of notebook 08 add and remove.",
+        "probe; here it does not (see *Beside the controls*). It is the direction that the interventions of notebook "
+        "08 add and remove.",
         cases=_states,
         mistakes=(
             Mistake(
