@@ -151,7 +151,7 @@ def side_by_side(puzzle: Puzzle) -> Markdown:
         thought = "–" if reply.mode == "off" else f"({reply.n_thought_tokens} tokens)"
         if puzzle.harmless and reply.thought:
             thought = show._short(reply.thought, 400)
-        said = show._short(reply.answer, 400) if puzzle.harmless else show.redact(reply.answer, *puzzle.topics)
+        said = show._short(reply.answer, 400) if puzzle.harmless else redacted(reply.answer, puzzle.topics)
         rows.append({"": TITLES[reply.mode], "thought": thought, "answer": said or "(none)"})
     if puzzle.verdicts:
         rows = [row | {"verdict": verdict} for row, verdict in zip(rows, puzzle.verdicts, strict=True)]
@@ -166,6 +166,11 @@ def side_by_side(puzzle: Puzzle) -> Markdown:
             "answers are not shown.*"
         )
     return Markdown("\n\n".join(parts))
+
+
+def redacted(said: str, topics: Sequence[str]) -> str:
+    """An answer redacted; steps and addresses go first, so that none of them fits into the opening words."""
+    return show.redact(_STEPS.sub(show.BLOCK, said), *topics)
 
 
 def _columns(tokens: pd.DataFrame) -> pd.DataFrame:
