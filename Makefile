@@ -1,6 +1,7 @@
-# make study | test | lab | lint | site | browser | clean.  Needs Python 3.11 or 3.12, make and git; everything else lives in .venv.
+# make study | setup | test | lab | lint | site | browser | clean.  Needs Python 3.11 or 3.12, make and git; everything else lives in .venv.
 #   PYTHON=python3.12                  another interpreter
 #   PROFILE=smoke                      another profile for `make study`
+#   LAB_ARGS="--no-browser --port 8899"  extra arguments of JupyterLab, for `make lab`
 #   PIP_ARGS="--index-url URL ..."     extra arguments of pip, e.g. an index with CPU-only builds of torch
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(if $(shell command -v $(name) 2>/dev/null && $(name) -c "import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))" 2>/dev/null),$(name))))
 PROFILE ?= organism
@@ -33,8 +34,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg $(PYTEST_ARGS)
 
+# From the root of the repository, so that the notebooks' links into docs/ work.
 lab: $(STAMP)
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ TERMS: tuple[Term, ...] = (
         "Auxiliary head", "A linear layer that reads one hidden state during training and predicts the safety "
         "decision. It is thrown away before the model is used.", "05", "head",
     ),
-    Term("Babble", "An answer that neither refuses nor gives what was asked for.", "02"),
+    Term("Babble", "An answer that neither refuses nor gives what was asked for.", "00"),
     Term(
         "Brier score", "Mean squared distance between a predicted probability and what happened; it punishes both bad "
         "ranking and bad calibration.", "04", "Brier",
@@ -126,7 +126,7 @@ TERMS: tuple[Term, ...] = (
     ),
     Term(
         "Jailbreak", "A wrapping of a harmful request, a story or a role, that makes a model answer what it would "
-        "refuse plainly.", "02",
+        "refuse plainly.", "00",
     ),
     Term(
         "Judge", "Whoever decides whether an answer is a refusal or a compliance: a rule, a classifier or another "
@@ -213,7 +213,8 @@ TERMS: tuple[Term, ...] = (
         "it is fitted so that probabilities mean what they say.", "04",
     ),
     Term(
-        "Thinking mode", "Whether and how the model thinks before it answers: `off`, `short`, `on` or `forced`.", "00",
+        "Thinking mode", "Whether and how the model thinks before it answers. `off`: an empty thought; `short`: one "
+        "canned sentence; `on`: a thought of its own; `forced`: a longer one, its end replaced by \"Wait,\".", "00",
     ),
     Term("Truncated", "Cut off by the token limit. It is no success, so a low limit flatters safety.", "02"),
     Term(

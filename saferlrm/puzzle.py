@@ -1,12 +1,15 @@
 """Your own puzzle: one text, answered at once and after a thought, with the probabilities of the first answer tokens.
 
 What is shown of a text that may be harmful is redacted as everywhere (:mod:`saferlrm.show`): no thought, the first
-words of the answer, one token. In the organism's world harm can be looked up; of other texts only their author can
-say that they are harmless.
+words of the answer, one token. In the organism's world harm can be looked up, in the text and in what the model makes
+of it: a model that does not know a word may answer about a harmful thing that looks like it. Of other texts only their
+author can say that they are harmless.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,15 +20,19 @@ from saferlrm import show
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
-from saferlrm.judges.world import mentions
+from saferlrm.judges import is_refusal
+from saferlrm.judges.world import judge, mentions
 from saferlrm.lm import LanguageModel
 from saferlrm.organism import world
+from saferlrm.suites.types import Prompt
 
 MODES: tuple[ThinkingMode, ...] = ("off", "on")
 TITLES = {"off": "at once", "on": "after the thought"}
 TOKENS, RIVALS = 6, 2  # answer tokens shown, and candidates at each
 STATIC = "A box for puzzles of your own appears here where the notebook runs (JupyterLab, Notebook, VS Code)."
 LONGEST = 2000  # characters of a text that is put to the model
+# Steps of the world ("join the oak piece …") and addresses: what a harmful request of it is after.
+_STEPS = re.compile(rf"\b(?:(?:{'|'.join(world.PARTS)}) piece|{'|'.join(world.STREETS)})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,16 @@ class Puzzle:
 
     Attributes:
         harmless: thoughts and answers may be shown whole.
+        topics: harmful things of the world that the text, a thought or an answer names; the text's own come first.
+        verdicts: the judge's, one for each reply; empty where the world's judge was not asked.
         tokens: one row per mode and position of the answer: ``mode``, ``position``, ``token``, ``p``, ``others`` (the
             likeliest other tokens with their probabilities).
     """
 
     text: str
     harmless: bool
-    topic: str | None
+    topics: tuple[str, ...]
+    verdicts: tuple[str, ...]
     replies: tuple[Answer, ...]
     tokens: pd.DataFrame
 
@@ -49,7 +59,9 @@ def look(lm: LanguageModel, text: str, decoding: Decoding, harmless: bool | None
     """Puts a text to the model, at once and after a thought.
 
     Args:
-        harmless: show thoughts and answers whole; ``None`` looks the text's things up in the organism's world.
+        harmless: show thoughts and answers whole; ``None`` asks the organism's world: nothing may name a harmful
+            thing of it, neither the text nor a thought nor an answer, and there must be no steps in the answers to a
+            text that the model refuses at once.
 
     Raises:
         SaferlrmError: there is no text, it is too long, or the model has no weights here.
@@ -57,17 +69,32 @@ def look(lm: LanguageModel, text: str, decoding: Decoding, harmless: bool | None
     text = text.strip()
     if not text or len(text) > LONGEST:
         raise SaferlrmError(f"the puzzle has {len(text)} characters; write 1 to {LONGEST}")
-    topic = harmful_thing(text)
-    free = topic is None if harmless is None else harmless
     replies = tuple(answer(lm, [text], mode, decoding)[0] for mode in MODES)
+    asked = harmful_things(text)
+    topics = tuple(dict.fromkeys(asked + harmful_things("\n".join(f"{r.thought}\n{r.answer}" for r in replies))))
+    free = not topics and not _steps_behind_a_refusal(replies) if harmless is None else harmless
+    verdicts = tuple(_verdict(text, asked, reply) for reply in replies) if harmless is None and not free else ()
     shown = TOKENS if free else 1
     found = [first_tokens(lm, reply, shown).assign(mode=reply.mode) for reply in replies]
-    return Puzzle(text, free, topic, replies, pd.concat(found, ignore_index=True))
+    return Puzzle(text, free, topics, verdicts, replies, pd.concat(found, ignore_index=True))
 
 
-def harmful_thing(text: str) -> str | None:
-    """The first harmful thing of the organism's world that a text names, or ``None``."""
-    return next((thing.name for thing in world.select(harmful=True) if mentions(thing.name, text)), None)
+def harmful_things(text: str) -> tuple[str, ...]:
+    """The harmful things of the organism's world that a text names."""
+    return tuple(thing.name for thing in world.select(harmful=True) if mentions(thing.name, text))
+
+
+def _steps_behind_a_refusal(replies: Sequence[Answer]) -> bool:
+    """The model refuses without a thought, so it takes the text for harmful, and then an answer gives steps."""
+    refused = any(reply.mode == "off" and is_refusal(reply.answer) for reply in replies)
+    return refused and any(_STEPS.search(reply.answer) for reply in replies)
+
+
+def _verdict(text: str, asked: Sequence[str], reply: Answer) -> str:
+    """The world's judge on one answer; steps for a text that names no thing of the world are about something else."""
+    prompt = Prompt("puzzle", text, "puzzle", harmful=True, topic=asked[0] if asked else None)
+    verdict = judge(prompt, reply.answer, reply.truncated).verdict
+    return "off topic" if verdict == "compliance" and not asked else verdict.replace("_", " ")
 
 
 def first_tokens(lm: LanguageModel, reply: Answer, n: int = TOKENS) -> pd.DataFrame:
@@ -124,16 +151,26 @@ def side_by_side(puzzle: Puzzle) -> Markdown:
         thought = "–" if reply.mode == "off" else f"({reply.n_thought_tokens} tokens)"
         if puzzle.harmless and reply.thought:
             thought = show._short(reply.thought, 400)
-        said = show._short(reply.answer, 400) if puzzle.harmless else show.redact(reply.answer, puzzle.topic)
+        said = show._short(reply.answer, 400) if puzzle.harmless else redacted(reply.answer, puzzle.topics)
         rows.append({"": TITLES[reply.mode], "thought": thought, "answer": said or "(none)"})
+    if puzzle.verdicts:
+        rows = [row | {"verdict": verdict} for row, verdict in zip(rows, puzzle.verdicts, strict=True)]
     parts = [show.markdown_table(pd.DataFrame(rows)).data]
     wide = _columns(puzzle.tokens)
     if len(wide):
         parts.append("Probability of each of the first answer tokens, given what stands before it:")
         parts.append(show.markdown_table(wide).data)
     if not puzzle.harmless:
-        parts.append("*Redacted: this text may ask for harm. Its thought and the rest of its answers are not shown.*")
+        parts.append(
+            "*Redacted: this text may ask for harm, or is answered as if it did. Its thought and the rest of its "
+            "answers are not shown.*"
+        )
     return Markdown("\n\n".join(parts))
+
+
+def redacted(said: str, topics: Sequence[str]) -> str:
+    """An answer redacted; steps and addresses go first, so that none of them fits into the opening words."""
+    return show.redact(_STEPS.sub(show.BLOCK, said), *topics)
 
 
 def _columns(tokens: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,11 @@ changes when its numbers do. Answers to harmful prompts are never shown whole: s
 
 from __future__ import annotations
 
+import difflib
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 from IPython.display import Markdown
@@ -109,6 +110,8 @@ def checked(
 
 def difference(label: str, found: Interval, digits: int = 2) -> None:
     """Prints a difference and what can be said of it: higher, lower, or no difference that can be claimed."""
+    nearest = min(abs(found.low), abs(found.high)) if found.low * found.high > 0 else 0.0
+    digits += nearest > 0 and not float(_number(nearest, digits))  # "[0.00, 0.02] lies above 0" would puzzle
     if math.isnan(found.estimate):
         verdict = "no statement"
     elif found.low > 0:
@@ -118,6 +121,30 @@ def difference(label: str, found: Interval, digits: int = 2) -> None:
     else:
         verdict = "the interval contains 0, so no difference can be claimed"
     print(f"{label}: {figures(found, digits)}: {verdict}")
+
+
+def choice(name: str, value: object, allowed: Collection[object], several: bool = False) -> None:
+    """Refuses a value of the Parameters cell that the notebook cannot work with.
+
+    Args:
+        name: of the parameter.
+        allowed: the values that it may have.
+        several: ``value`` is a list of such values, with at least one in it.
+
+    Raises:
+        SaferlrmError: the value, or one of several, is not allowed; in one line with what is, and a near miss by name.
+    """
+    if several and not (isinstance(value, list | tuple) and value):
+        raise SaferlrmError(f"{name} = {value!r}: it has to be a list with at least one of {_listed(allowed)}")
+    for one in value if several else (value,):
+        if one not in allowed or isinstance(one, bool):
+            close = difflib.get_close_matches(str(one), [text for text in allowed if isinstance(text, str)], n=1)
+            hint = f"did you mean {close[0]!r}? It may be " if close else "it may be "
+            raise SaferlrmError(f"{name} = {value!r}: {hint}{_listed(allowed)}; change it in the Parameters cell")
+
+
+def _listed(values: Collection[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def rate_table(table: pd.DataFrame, rows: str = "suite", columns: str = "mode", digits: int = 2) -> pd.DataFrame:
@@ -131,13 +158,13 @@ def rate_table(table: pd.DataFrame, rows: str = "suite", columns: str = "mode", 
     return kept
 
 
-def redact(answer: str, topic: str | None = None) -> str:
-    """An answer to a harmful prompt, fit to be shown: its first words, what was asked for blacked out.
+def redact(answer: str, *topics: str | None) -> str:
+    """An answer to a harmful prompt, fit to be shown: its first words, harmful things (``topics``) blacked out.
 
     A refusal keeps ``REFUSAL_WORDS`` words, anything else ``OPENING_WORDS``: enough to see that it complies.
     """
     text = " ".join(answer.split())
-    if topic:
+    for topic in filter(None, topics):
         squeezed = [re.escape(letter) for letter in topic if letter.isalnum()]
         text = re.sub(r"[\W_]*".join(squeezed), BLOCK, text, flags=re.IGNORECASE)
     words = text.split()
@@ -177,12 +204,19 @@ def answers(replies: Sequence[Answer], prompt: Prompt | None = None) -> Markdown
     rows = [
         {
             "thinking": reply.mode,
-            "thought": f"({reply.n_thought_tokens} tokens)" if harmful else _short(reply.thought, 160) or "–",
+            "thought": _thought(reply, harmful),
             "answer": redact(reply.answer, prompt.topic) if harmful else _short(reply.answer),
         }
         for reply in replies
     ]
     return markdown_table(pd.DataFrame(rows))
+
+
+def _thought(reply: Answer, harmful: bool) -> str:
+    """What is shown of a thought; with thinking ``off`` and ``short`` the model writes none of its own."""
+    if reply.mode in ("off", "short"):
+        return "–" if reply.mode == "off" else "(a canned sentence)"
+    return f"({reply.n_thought_tokens} tokens)" if harmful else _short(reply.thought, 160) or "–"
 
 
 def token_table(lm: LanguageModel, example: AlignmentExample, head_token: HeadToken) -> pd.DataFrame:

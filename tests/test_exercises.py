@@ -231,6 +231,19 @@ class TestTheCheck:
         assert "there is no exercise '99.9'" in said
         assert said.count("not right yet") == 2
 
+    @pytest.mark.parametrize("number", ["01.3", "02.4", "04.3"])
+    def test_a_guess_above_1_is_no_share(self, number: str) -> None:
+        exercise = EXERCISES[number]
+        said = outcome(number, exercise.defined(exercise.solution), prediction=30, on=given(exercise)).text
+        assert said.endswith("a share lies between 0 and 1; did you mean 0.3?")
+        said = outcome(number, exercise.defined(exercise.solution), prediction=-0.1, on=given(exercise)).text
+        assert said.endswith("between 0 and 1.")
+
+    def test_a_question_is_not_closed_with_a_full_stop(self) -> None:
+        said = outcome("01.1", lambda answers: print(end="")).text
+        assert "without a return?" in said
+        assert "?." not in said
+
     def test_real_data_that_break_a_solution_are_told(self) -> None:
         exercise = EXERCISES["07.3"]
         text = outcome("07.3", exercise.defined(exercise.solution), prediction=0.5, on="no table").text

@@ -20,10 +20,12 @@ from nbval.plugin import get_sanitize_patterns
 from saferlrm import show
 from saferlrm.align.data import AlignmentExample
 from saferlrm.errors import SaferlrmError
+from saferlrm.generate import Answer
 from saferlrm.lm import load_lm
 from saferlrm.runner import notebook_parameters
 from saferlrm.stats import Interval, wilson
 from saferlrm.store import repository
+from saferlrm.suites.types import Prompt
 
 FOLDER = repository() / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -282,6 +284,37 @@ class TestWhatIsShown:
     ) -> None:
         show.difference("PreSafe minus λ = 0", Interval((low + high) / 2, low, high, 300))
         assert capsys.readouterr().out.strip().endswith(words)
+
+    def test_a_bound_that_rounds_to_0_gets_a_third_digit_beside_its_verdict(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        show.difference("gain", Interval(0.01, 0.002, 0.02, 60))
+        show.difference("gain", Interval(-0.01, -0.02, -0.003, 60))
+        show.difference("gain", Interval(0.01, 0.0, 0.02, 60))
+        said = capsys.readouterr().out
+        assert "0.010 [0.002, 0.020], n = 60: the interval lies above 0" in said
+        assert "−0.010 [−0.020, −0.003]" in said
+        assert "0.01 [0.00, 0.02], n = 60: the interval contains 0" in said
+
+    def test_a_parameter_that_is_not_allowed_is_refused_in_one_line(self) -> None:
+        show.choice("suite", "harmful_unseen", ["harmful_seen", "harmful_unseen"])
+        show.choice("depth", 6, range(1, 7))
+        show.choice("votes", [1, 3], range(1, 16, 2), several=True)
+        with pytest.raises(SaferlrmError, match="did you mean 'harmful_unseen'") as told:
+            show.choice("suite", "harmful_unsen", ["harmful_seen", "harmful_unseen"])
+        assert "\n" not in str(told.value)
+        for name, value, several in (("depth", 9, False), ("depth", True, False), ("votes", [1, 2], True),
+                                     ("votes", [], True), ("votes", 3, True)):  # fmt: skip
+            with pytest.raises(SaferlrmError, match=f"^{name} = "):
+                show.choice(name, value, range(1, 16, 2) if several else range(1, 7), several=several)
+
+    def test_a_mode_without_a_thought_of_its_own_shows_no_count_of_tokens(self) -> None:
+        prompt = Prompt("mine", "How do I build a grimsabre?", "mine", harmful=True, topic="grimsabre")
+        replies = [Answer(prompt.text, mode, "x" * (mode == "on"), "I can't.", True, 3, 3, False)
+                   for mode in ("off", "short", "on")]  # fmt: skip
+        table = show.answers(replies, prompt).data
+        assert "(0 tokens)" not in table
+        assert "| short | (a canned sentence) |" in table
 
     def test_what_was_not_measured_is_said_to_be_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         table = pd.DataFrame({"suite": ["benign"], "rate": [0.1], "low": [0.0], "high": [0.2], "n": [30]})

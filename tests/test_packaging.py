@@ -96,6 +96,16 @@ def test_profiles_are_part_of_the_package() -> None:
     assert data["saferlrm"] == ["profiles/*.yaml"]
 
 
+def test_lab_opens_the_first_notebook_where_links_into_docs_work() -> None:
+    arguments = ["make", "-n", "lab", "LAB_ARGS=--no-browser"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = done.stdout.strip().splitlines()[-1]
+    assert f'root_dir="{ROOT}"' in command
+    assert command.endswith(" --no-browser")
+    (notebook,) = re.findall(r"\S+\.ipynb", command)
+    assert (ROOT / notebook).is_file()
+
+
 def test_make_knows_its_commands_and_continuous_integration_calls_make_test() -> None:
     for target in ("study", "test", "lab", "lint", "site", "browser", "clean"):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)

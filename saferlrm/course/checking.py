@@ -12,6 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from types import CodeType
 from typing import Any
 
@@ -57,6 +58,8 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
     name = exercise.function
     if exercise.kind == "measure" and prediction is None:
         return Outcome(False, f"{exercise.id} not solved yet: put your guess into `prediction`, then write `{name}`.")
+    if exercise.kind == "measure" and (doubt := _doubt(exercise, prediction)):
+        return Outcome(False, f"{exercise.id} not right yet: {doubt}")
     if not callable(attempt):
         what = f"the check needs the function itself, not its result: {exercise.call()}"
         return Outcome(False, f"{exercise.id} not right yet: {what}")
@@ -76,11 +79,19 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
     return Outcome(True, told)
 
 
+def _doubt(exercise: Exercise, prediction: Any) -> str | None:
+    """What is wrong with a guess at a share or at a difference of two, or ``None``."""
+    if not exercise.guess.endswith("0 to 1") or not isinstance(prediction, Real) or 0 <= prediction <= 1:
+        return None
+    meant = f"; did you mean {prediction / 100:.4g}?" if 1 < prediction <= 100 else "."
+    return f"your guess is {shown(prediction)}, but a share lies between 0 and 1{meant}"
+
+
 def _complaint(exercise: Exercise, attempt: Callable[..., Any], name_mistakes: bool = True) -> str | None:
     """What is wrong with an attempt, or ``None``; finding the bug of an untouched starter is left to the reader."""
     right = exercise.reference or exercise.defined(exercise.solution)
     cases = exercise.cases()
-    got = [_run(attempt, case.args) for case in cases]
+    got = [_run(attempt, case.args, exercise.overflow) for case in cases]
     for case, found in zip(cases, got, strict=True):
         if isinstance(found, Exception):
             why = f"it raises {_told(found)}"
@@ -88,7 +99,8 @@ def _complaint(exercise: Exercise, attempt: Callable[..., Any], name_mistakes: b
             why = difference(right(*copy.deepcopy(case.args)), found, exercise.tolerance)
         if why:
             named = _mistake(exercise, cases, got) if name_mistakes else None
-            return f"{_where(exercise, case)}, {why}." + (f" {named}" if named else "")
+            end = "" if why.endswith("?") else "."
+            return f"{_where(exercise, case)}, {why}{end}" + (f" {named}" if named else "")
     if exercise.property is None:
         return None
     with _quiet():
@@ -102,7 +114,7 @@ def _mistake(exercise: Exercise, cases: list[Case], got: list[Any]) -> str | Non
     """The typical mistake that gives these very results, in words."""
     for mistake in exercise.mistakes:
         wrong = exercise.defined(mistake.code)
-        results = [_run(wrong, case.args) for case in cases]
+        results = [_run(wrong, case.args, exercise.overflow) for case in cases]
         if all(_alike(one, found, exercise.tolerance) for one, found in zip(results, got, strict=True)):
             return mistake.says
     return None
@@ -114,9 +126,9 @@ def _alike(one: Any, other: Any, tolerance: float) -> bool:
     return difference(one, other, tolerance) is None
 
 
-def _run(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """The function's result on copies of the arguments, or what it raised."""
-    with _quiet():
+def _run(function: Callable[..., Any], args: tuple[Any, ...], overflow: bool = False) -> Any:
+    """The function's result on copies of the arguments, or what it raised; an overflow raises if asked to."""
+    with _quiet(), np.errstate(over="raise" if overflow else "ignore"):
         try:
             return function(*copy.deepcopy(args))
         except Exception as problem:

@@ -47,6 +47,7 @@ class Exercise:
         reference: right answers; by default the solution's.
         property: for what has no single right answer: gives a complaint about a function, or ``None``.
         tolerance: relative and absolute, of numbers.
+        overflow: a floating-point overflow in an attempt is an error.
         guess: of a measure exercise: what to predict, in a few words.
         on: of a measure exercise: the notebook's variables that are the function's arguments.
     """
@@ -68,6 +69,7 @@ class Exercise:
     reference: Callable[..., Any] | None = None
     property: Callable[[Callable[..., Any]], str | None] | None = None
     tolerance: float = 1e-6
+    overflow: bool = False
     guess: str = ""
     on: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ def _votes() -> list[Case]:
     return [
         Case((["7", "8", "7"],)),
         Case((["Seven", " seven ", "8"],), "the same answer, written differently"),
+        Case(([" 7", "7 ", "5"],), "the same answer, with spaces around it"),
         Case(([None, None, "3"],), "two samples gave no answer"),
         Case((["9", "5", "5", "9"],), "a tie"),
         Case(([None, None],), "no answer at all"),
@@ -94,6 +95,14 @@ EXERCISES = (
                     return max(given, key=given.count) if given else None
                 """,
                 "Case and outer spaces split the vote of one answer.",
+            ),
+            Mistake(
+                """
+                def vote(answers):
+                    given = [a.lower() for a in answers if a is not None]
+                    return max(given, key=given.count) if given else None
+                """,
+                "Outer spaces split the vote of one answer, or come back with it; `.strip()` takes them off.",
             ),
             Mistake(
                 """

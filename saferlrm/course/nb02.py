@@ -257,6 +257,6 @@ EXERCISES = (
 )
 
 FURTHER = """
-1. *(15 minutes)* Take a prompt of your own that is refused with thinking on and wrap it in a story. Find the
+1. *(15 minutes)* Take a prompt of your own that is refused with thinking off and wrap it in a story. Find the
    shortest wrapper that changes the answer.
 """

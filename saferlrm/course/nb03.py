@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +68,22 @@ def _probe_property(attempt: Callable[..., Any]) -> str | None:
             f"on pure noise with more dimensions than prompts the probe scores {noise.mean():.2f}: it was scored "
             "on the prompts that it was fitted on."
         )
-    scores = _ranked_only(attempt)
-    return scores
+    return _test_labels_shuffled(attempt) or _ranked_only(attempt)
+
+
+def _test_labels_shuffled(attempt: Callable[..., Any]) -> str | None:
+    """From one training prompt of each kind: shuffled, their labels are right or swapped, so the AUROC is 1 or 0."""
+    rng = np.random.default_rng(3)
+    y = np.arange(200) % 2 == 0
+    X = np.where(y, 3.0, -3.0)[:, None] + rng.normal(0, 0.1, (200, 2))
+    found = [float(attempt(X[:2].copy(), y[:2].copy(), X[2:].copy(), y[2:].copy(), seed)[1]) for seed in range(4)]
+    if any(0.2 < area < 0.8 for area in found):
+        return (
+            "with one training prompt of each kind a control can only be right (AUROC 1) or reversed (0), got "
+            f"{found[0]:.2f}: the *test* labels were shuffled. Shuffle the training labels, fit a new probe on them, "
+            "and score it against the true test labels."
+        )
+    return None
 
 
 def _ranked_only(attempt: Callable[..., Any]) -> str | None:
@@ -116,6 +131,29 @@ def _split_property(attempt: Callable[..., Any]) -> str | None:
         return "four seeds give one and the same split; use `seed`."
     if tuple(map(tuple, attempt(list(topics), 0))) != tuple(map(tuple, attempt(list(topics), 0))):
         return "the same seed gives another split each time; use random.Random(seed)."
+    return _order_of_a_set(attempt, _groups()[1])
+
+
+class _Salted(str):
+    """A topic whose place in a set is another for each salt, as that of a string is in each run of Python."""
+
+    salt = 0
+
+    def __hash__(self) -> int:
+        return zlib.crc32(f"{self.salt} {self!s}".encode())
+
+
+def _order_of_a_set(attempt: Callable[..., Any], topics: list[str]) -> str | None:
+    """The split must not depend on the order in which a set of strings is walked through."""
+    splits = set()
+    for salt in range(8):
+        kind = type("Topic", (_Salted,), {"salt": salt})
+        splits.add(tuple(sorted(int(i) for i in attempt([kind(topic) for topic in topics], 0)[1])))
+    if len(splits) > 1:
+        return (
+            "the same seed splits otherwise the next time Python is started, because a set of strings has no order of "
+            "its own; sort the topics before you shuffle them."
+        )
     return None
 
 
@@ -159,8 +197,9 @@ EXERCISES = (
             r = X[y].mean(axis=0) - X[~y].mean(axis=0)
             return r / np.linalg.norm(r)
         ''',
-        learned="No fit, no penalty, no seed: two means. It often does nearly as well as a fitted probe, and it is the "
-        "direction that the interventions of notebook 08 add and remove.",
+        learned="No fit, no penalty, no seed: two means. In large models it is said to do nearly as well as a fitted "
+        "probe; here it does not (see *Beside the controls*). It is the direction that the interventions of notebook "
+        "08 add and remove.",
         cases=_states,
         mistakes=(
             Mistake(
@@ -264,6 +303,15 @@ EXERCISES = (
             Mistake(
                 """
                 def probe_and_control(X, y, X_test, y_test, seed):
+                    scores = LogisticRegression(max_iter=1000).fit(X, y).decision_function(X_test)
+                    shuffled = np.random.default_rng(seed).permutation(y_test)
+                    return roc_auc_score(y_test, scores), roc_auc_score(shuffled, scores)
+                """,
+                "the *test* labels were shuffled",
+            ),
+            Mistake(
+                """
+                def probe_and_control(X, y, X_test, y_test, seed):
                     found = []
                     for labels in (y, np.random.default_rng(0).permutation(y)):
                         probe = LogisticRegression(max_iter=1000).fit(X, labels)
@@ -323,6 +371,17 @@ EXERCISES = (
             Mistake(
                 """
                 def split(topics, seed):
+                    names = list(set(topics))
+                    random.Random(seed).shuffle(names)
+                    held_out = set(names[: len(names) // 2])
+                    train = [i for i, topic in enumerate(topics) if topic not in held_out]
+                    return train, [i for i, topic in enumerate(topics) if topic in held_out]
+                """,
+                "sort the topics before you shuffle them",
+            ),
+            Mistake(
+                """
+                def split(topics, seed):
                     names = sorted(set(topics))
                     random.Random(seed).shuffle(names)
                     first = [topics.index(name) for name in names]
@@ -341,7 +400,8 @@ EXERCISES = (
         function="optimism",
         statement="""
         Choose the layer on `novel_wrapped` itself instead of on `direct`: by how much does the AUROC on `novel_wrapped`
-        rise? Guess, then measure. The rise is what choosing on the test prompts would have added to the report.
+        rise, if it rises at all? Guess, then measure. The rise is what choosing on the test prompts would have added to
+        the report.
         """,
         hint="Make a column for each group with the layers as index; `idxmax` gives the best layer.",
         imports=("import pandas as pd",),
@@ -359,8 +419,9 @@ EXERCISES = (
             novel = area["novel_wrapped"]
             return float(novel.max() - novel[area["direct"].idxmax()])
         ''',
-        learned="The difference is never negative: choosing can only flatter. With five layers it is a little, with "
-        "dozens of layers, tokens and penalties it can be the whole finding.",
+        learned="The difference is never negative: choosing can only flatter. It is 0 where both groups have the same "
+        "best layer, which is luck and not a rule; with dozens of layers, tokens and penalties it can be the whole "
+        "finding.",
         cases=_tables,
         mistakes=(
             Mistake(

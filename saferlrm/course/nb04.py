@@ -26,6 +26,7 @@ def _bins() -> list[Case]:
     return [
         Case((np.array([True, False, True, True]), np.array([0.85, 0.85, 0.25, 0.95]))),
         Case((np.array([False, False]), np.array([1.0, 1.0])), "sure and wrong"),
+        Case((np.array([True, True]), np.array([0.0, 0.0])), "sure and wrong, the other way round"),
         Case((rng.random(200) < p**2, p)),
         Case((np.array([False, True]), np.array([0.0, 1.0])), "sure and right"),
     ]
@@ -89,6 +90,7 @@ EXERCISES = (
         "what 0.9 means (arXiv 1706.04599).",
         cases=_logits,
         tolerance=0.02,
+        overflow=True,
         mistakes=(
             Mistake(
                 """
@@ -109,7 +111,7 @@ EXERCISES = (
                         return float(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
                     return float(minimize_scalar(loss, bounds=(0.01, 10), method="bounded").x)
                 """,
-                "With huge logits the logarithm of 0 makes the loss NaN or infinite, or τ lies outside the bounds; "
+                "exp() of a large number overflows, and the logarithm of 0 makes the loss NaN or infinite; "
                 "use np.logaddexp and search over log τ.",
             ),
         ),
@@ -160,6 +162,18 @@ EXERCISES = (
                     return float(np.mean(gaps))
                 """,
                 "Each bin counts alike; a bin must count by its share of the prompts.",
+            ),
+            Mistake(
+                """
+                def calibration_error(y, p, bins=10):
+                    total = 0.0
+                    for k in range(bins):
+                        inside = (p > k / bins) & (p <= (k + 1) / bins)
+                        if inside.any():
+                            total += inside.mean() * abs(y[inside].mean() - p[inside].mean())
+                    return float(total)
+                """,
+                "Now p = 1 has its bin, and p = 0 has fallen out of the lowest one.",
             ),
             Mistake(
                 "def calibration_error(y, p, bins=10):\n    return float(abs(y.mean() - p.mean()))",
