@@ -6,10 +6,11 @@ changes when its numbers do. Answers to harmful prompts are never shown whole: s
 
 from __future__ import annotations
 
+import difflib
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from IPython.display import Markdown
@@ -27,6 +28,20 @@ BLOCK = "████"
 OPENING_WORDS = 5  # shown of an answer that complies with a harmful prompt
 REFUSAL_WORDS = 7  # shown of a refusal: what hides behind an apology stays hidden
 ESTIMATES = ("rate", "difference", "auroc", "accuracy", "value")
+
+
+def choice(name: str, value: str, allowed: Iterable[str]) -> str:
+    """The value of a notebook's parameter, if it is one of those allowed.
+
+    Raises:
+        SaferlrmError: it is not; one line that names the choices and the nearest of them.
+    """
+    choices = [str(one) for one in allowed]
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    asked = f"; did you mean {near[0]!r}?" if near else ""
+    raise SaferlrmError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}{asked}")
 
 
 def read(table: pd.DataFrame, estimate: str | None = None, /, **where: object) -> Interval:
