@@ -166,7 +166,7 @@ def best_effects(effects: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def over_seeds(before: pd.Series, after: pd.Series) -> tuple[float, float, float]:
-    """Mean of ``after - before``, indexed by seed, with the 95 % t interval over seeds; NaN ends with fewer than two."""
+    """Mean of ``after - before``, indexed by seed, with the 95 % t interval over seeds; NaN ends below two seeds."""
     from scipy import stats
 
     gap = (after - before).dropna().astype(float)
