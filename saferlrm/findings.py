@@ -6,15 +6,16 @@ is run again with other seeds or fewer prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from saferlrm.causal import ALL_LAYERS
 from saferlrm.conditions import FEW, SWEEPS
 from saferlrm.evaluate import rates
 from saferlrm.plots.style import method_name, suite_name
 from saferlrm.show import figures, read
+from saferlrm.stats import Interval
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING
 
 KINDS = {"harmful": "harmful requests", "benign": "harmless requests", "problems": "problems"}
@@ -147,33 +148,94 @@ def common_shift(shift: pd.DataFrame, condition: str) -> str:
     return f"{both}: the two kinds move in opposite ways"
 
 
-def best_effects(effects: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of each intervention, the layer and place with the strongest effect: one row for each group of ``by``.
+def effect_lines(effects: pd.DataFrame) -> list[str]:
+    """Of each intervention, the layer at which it does most, and where no layer does anything, that.
 
-    Adding should raise refusals and removing lower them. Where no layer changes the rate against that of another, which
-    layer is named would be chance, so ``layer`` is ``None`` and ``tied`` is true.
+    Adding should raise refusals, removing lower them; anything else is no effect of the kind that is looked for.
 
     Args:
-        effects: refusal rates with the columns ``by``, ``intervention``, ``layer``, ``where``, ``rate``.
+        effects: refusal rates with ``base``, ``suite``, ``intervention``, ``direction``, ``read``, ``where``, ``layer``
+            (:data:`saferlrm.causal.ALL_LAYERS` for all at once), ``rate``, ``low``, ``high``.
     """
-    found = []
-    for _, part in effects.groupby(list(by), sort=False):
-        down = part["intervention"].iloc[0] == "remove"
+    plain = effects[effects["intervention"] == "none"].set_index(["base", "suite", "read"])["rate"]
+    said = []
+    for key, part in effects.groupby(["base", "suite", "read", "intervention", "direction"], sort=False):
+        base, suite, read_in, what, direction = key
+        down = what == "remove"
         best = part.sort_values("rate", ascending=down, kind="stable").iloc[0]
-        tied = len(part) > 1 and part["rate"].nunique() == 1
-        found.append({**best.to_dict(), "layer": None if tied else best["layer"], "tied": tied})
-    return pd.DataFrame(found)
+        gain = float(best["rate"] - plain.get((base, suite, read_in), np.nan)) * (-1 if down else 1)
+        place = "all layers at once" if best["layer"] == ALL_LAYERS else f"layer {best['layer']}"
+        told = "nothing done" if what == "none" else f"{what} {direction}, {place}, {best['where']}"
+        if what != "none" and not gain > 0:
+            told = f"{what} {direction}: no effect at any layer"
+        where = f"{_named(base)}, {suite_name(suite)}, read with thinking {read_in}"
+        said.append(f"{where}, {told}: refused {figures(read(pd.DataFrame([best])), 2, n=False)}")
+    return said
 
 
-def over_seeds(before: pd.Series, after: pd.Series) -> tuple[float, float, float]:
-    """Mean of ``after - before``, indexed by seed, with the 95 % t interval over seeds; NaN ends below two seeds."""
-    from scipy import stats
+def over_seeds(table: pd.DataFrame, estimate: str, before: str, after: str) -> Interval:
+    """``after`` minus ``before`` of an estimate by ``condition`` and ``seed``, with a 95 % t interval over seeds.
 
-    gap = (after - before).dropna().astype(float)
+    NaN with fewer than two shared seeds.
+    """
+    wide = table.pivot_table(index="seed", columns="condition", values=estimate)
+    if not {before, after} <= set(wide):
+        return Interval(np.nan, np.nan, np.nan, 0)
+    gap = (wide[after] - wide[before]).dropna().astype(float)
     if len(gap) < 2:
-        return (float(gap.mean()) if len(gap) else np.nan), np.nan, np.nan
+        return Interval(np.nan, np.nan, np.nan, len(gap))
+    mean = float(gap.mean())
     half = float(stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
-    return float(gap.mean()), float(gap.mean()) - half, float(gap.mean()) + half
+    return Interval(mean, mean - half, mean + half, len(gap))
+
+
+def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFrame, group: str) -> list[str]:
+    """More readable, moved, or used? One sentence each for PreSafe, at the last layer, thinking on.
+
+    Args:
+        probes: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_probes`; group: its held-out contrast.
+        shift: of :func:`saferlrm.mechanism.shift_table`; effects: as for :func:`effect_lines`.
+    """
+    own = probes[(probes["probe"] == "own") & (probes["position"] == "pre_cot") & (probes["group"] == group)]
+    own = own[own["layer"] == own["layer"].max()]
+    before, mean = own[own["condition"] == "before"].iloc[0], own.groupby("condition")["auroc"].mean()
+    word = "as readable as before, within its interval"
+    if mean["presafe"] > before["high"]:
+        word = "more readable"
+    elif mean["presafe"] < before["low"]:
+        word = "less readable"
+    said = [
+        f"Readable: AUROC {figures(read(own, condition='before'), n=False)} before, {mean['sft']:.2f} with λ = 0 and "
+        f"{mean['presafe']:.2f} with PreSafe (means of seeds): the harm is {word}."
+    ]
+    top = shift[(shift["layer"] == shift["layer"].max()) & shift["harmful"] & (shift["condition"] == "presafe")]
+    moved = read(top, "projection", direction="refusal")
+    share, scatter = (read(top, "share", direction=name).estimate for name in ("refusal", "within"))
+    word = "did not move clearly" if moved.low <= 0 <= moved.high else "moved"
+    more = "more" if share > scatter else "no more"
+    said.append(
+        f"Moved: the latent {word} along the refusal direction ({figures(moved, n=False)}), {share:.0%} of the "
+        f"squared shift, {more} than a direction of the states' own scatter ({scatter:.0%}). "
+        f"{common_shift(shift, 'presafe')}."
+    )
+    here = effects[(effects["base"] == "presafe") & (effects["read"] == "on")]
+    words = []
+    for what, harmful, does in (
+        ("add", False, "added, benign refusals rise"),
+        ("remove", True, "removed, refusals fall"),
+    ):
+        part = here[here["suite"].isin(HARMFUL_SUITES) == harmful]
+        plain = part.loc[part["intervention"] == "none", "rate"]
+        sign = 1 if what == "add" else -1
+        most = {
+            name: max(0.0, float((sign * (rows["rate"] - plain.iloc[0])).max()))
+            for name, rows in part[part["intervention"] == what].groupby("direction")
+        }
+        if len(plain) and "refusal" in most:
+            beside = f" (random {100 * most['random']:.0f})" if "random" in most else ""
+            words.append(f"{does} by at most {100 * most['refusal']:.0f} points{beside}")
+    said.append(f"Used: the direction that is read there, {'; '.join(words) or 'was not tried'}.")
+    return said
 
 
 def _levels(rows: pd.DataFrame) -> str:
