@@ -72,7 +72,8 @@ def sweep_sentences(gaps: pd.DataFrame, suite: str, metric: str = "attack_succes
     """
     part = gaps[(gaps["suite"] == suite) & (gaps["metric"] == metric) & (gaps["mode"] == mode)]
     said = []
-    for sweep, rows in part.sort_values("value", kind="stable").groupby("sweep", sort=False):
+    for sweep, found in part.groupby("sweep", sort=False):
+        rows = found.sort_values("value", kind="stable")
         lower, higher = rows[rows["high"] < 0], rows[rows["low"] > 0]
         open_ = rows[(rows["low"] <= 0) & (rows["high"] >= 0)]
         words = [f"{word} at {_levels(rows)}" for word, rows in (("lower", lower), ("higher", higher)) if len(rows)]
@@ -107,6 +108,34 @@ def head_answer(differences: pd.DataFrame, suite: str, gaps: pd.DataFrame | None
         for row in strong.to_dict("records"):
             said.append(f"At λ = {row['level']}, with few examples, the head {_effect(pd.DataFrame([row]))}.")
     return [f"On {suite_name(suite)} (thinking on):", *said] if said else []
+
+
+def label_only_sentence(differences: pd.DataFrame, suite: str) -> str:
+    """What prompts with a label and no answer do where answers are few, and what the same prompts do without the label.
+
+    Args:
+        differences: of :func:`saferlrm.ablations.control_differences`; empty words if it lacks them.
+    """
+    rows = differences[(differences["metric"] == "attack_success") & (differences["mode"] == "on")]
+    rows = rows[rows["suite"] == suite].set_index(["before", "after"])
+    plain, own = f"sft/{FEW}", ("detached_decisions", "shuffled_decisions")
+    if (plain, f"{DECISIONS}/{FEW}") not in rows.index:
+        return ""
+    said = []
+    for name in own:
+        found = read(rows.loc[[(plain, f"{name}/{FEW}")]])
+        if found.low > 0 or found.high < 0:
+            word = "lowers it too" if found.high < 0 else "raises it"
+        else:
+            word = "tends the same way, undecided" if found.estimate < 0 else "shows nothing of the kind"
+        said.append(f"*{method_name(name)}* {word} ({figures(found, 3, n=False)})")
+    apart = [read(rows.loc[[(f"{name}/{FEW}", f"{DECISIONS}/{FEW}")]]) for name in own]
+    decided = sum(gap.low > 0 or gap.high < 0 for gap in apart)
+    return (
+        f"On {suite_name(suite)}, with few answers, further prompts that carry a label and no answer: the head "
+        f"{_effect(rows.loc[[(plain, f'{DECISIONS}/{FEW}')]])} against λ = 0, with more steps. Of its own controls "
+        f"with as many steps, {' and '.join(said)}; against them {decided} of {len(apart)} intervals exclude 0."
+    )
 
 
 def called_harmful(known: pd.DataFrame) -> pd.DataFrame:

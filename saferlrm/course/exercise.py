@@ -48,6 +48,7 @@ class Exercise:
         property: for what has no single right answer: gives a complaint about a function, or ``None``.
         tolerance: relative and absolute, of numbers.
         guess: of a measure exercise: what to predict, in a few words.
+        guessed: what is wrong with a guess, or ``None``.
         on: of a measure exercise: the notebook's variables that are the function's arguments.
     """
 
@@ -69,6 +70,7 @@ class Exercise:
     property: Callable[[Callable[..., Any]], str | None] | None = None
     tolerance: float = 1e-6
     guess: str = ""
+    guessed: Callable[[Any], str | None] | None = None
     on: tuple[str, ...] = ()
 
     def defined(self, code: str) -> Callable[..., Any]:
