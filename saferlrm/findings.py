@@ -13,6 +13,7 @@ from scipy import stats
 from saferlrm.causal import ALL_LAYERS
 from saferlrm.conditions import FEW, SWEEPS
 from saferlrm.evaluate import rates
+from saferlrm.plots.measures import display_name
 from saferlrm.plots.style import method_name, suite_name
 from saferlrm.show import figures, read
 from saferlrm.stats import Interval
@@ -168,9 +169,9 @@ def common_shift(shift: pd.DataFrame, condition: str) -> str:
     rows = shift[(shift["layer"] == shift["layer"].max()) & (shift["direction"] == "refusal")]
     rows = rows[rows["condition"] == condition].set_index("harmful")
     if not {True, False} <= set(rows.index):
-        return f"{_named(condition)}: not measured"
+        return f"{display_name(condition)}: not measured"
     one, two = (float(rows.loc[harmful, "projection"]) for harmful in (True, False))
-    both = f"{_named(condition)}: harmful {one:+.2f}, benign {two:+.2f}".replace("-", "−")
+    both = f"{display_name(condition)}: harmful {one:+.2f}, benign {two:+.2f}".replace("-", "−")
     if one * two > 0:
         apart = abs(one - two) / max(abs(one), abs(two))
         return f"{both}: both kinds move the same way, a common shift; {apart:.0%} of the larger one tells them apart"
@@ -197,7 +198,7 @@ def effect_lines(effects: pd.DataFrame) -> list[str]:
         told = "nothing done" if what == "none" else f"{what} {direction}, {place}, {best['where']}"
         if what != "none" and not gain > 0:
             told = f"{what} {direction}: no effect at any layer"
-        where = f"{_named(base)}, {suite_name(suite)}, read with thinking {read_in}"
+        where = f"{display_name(base)}, {suite_name(suite)}, read with thinking {read_in}"
         said.append(f"{where}, {told}: refused {figures(read(pd.DataFrame([best])), 2, n=False)}")
     return said
 
@@ -255,12 +256,14 @@ def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFra
     ):
         part = here[here["suite"].isin(HARMFUL_SUITES) == harmful]
         plain = part.loc[part["intervention"] == "none", "rate"]
+        if plain.empty:
+            continue
         sign = 1 if what == "add" else -1
         most = {
             name: max(0.0, float((sign * (rows["rate"] - plain.iloc[0])).max()))
             for name, rows in part[part["intervention"] == what].groupby("direction")
         }
-        if len(plain) and "refusal" in most:
+        if "refusal" in most:
             beside = f" (random {100 * most['random']:.0f})" if "random" in most else ""
             words.append(f"{does} by at most {100 * most['refusal']:.0f} points{beside}")
     said.append(f"Used: the direction that is read there, {'; '.join(words) or 'was not tried'}.")
@@ -283,8 +286,3 @@ def _effect(row: pd.DataFrame) -> str:
     held = row.get("p_holm")
     corrected = "" if held is None or held.isna().all() or held.iloc[0] < 0.05 else ", not after Holm's correction"
     return f"{word} ({figures(found, 3, n=False)}{corrected})"
-
-
-def _named(condition: str) -> str:
-    method, _, budget = condition.partition("/")
-    return f"{method_name(method)} ({budget})" if budget else method_name(method)

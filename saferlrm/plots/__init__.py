@@ -13,7 +13,6 @@ from saferlrm.plots.costs import decision_costs
 from saferlrm.plots.decisions import classifier_scores, learning_curve, reliability
 from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
-from saferlrm.plots.measures import display_name
 from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_after
 from saferlrm.plots.organisms import organisms
 from saferlrm.plots.prerequisites import hints, self_consistency, sizes, thought_budgets, vote_on_refusal
@@ -37,7 +36,6 @@ __all__ = [
     "control_differences",
     "controls",
     "decision_costs",
-    "display_name",
     "frontier",
     "gradient_path",
     "hints",
