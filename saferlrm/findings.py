@@ -161,7 +161,7 @@ def silent(known: pd.DataFrame, condition: str) -> str:
     if len(written) < 0.05 * len(part):
         return f"not measurable ({none})"
     found = rates(written.assign(silent=written["knows"] & ~written["says"]), "silent", ["condition"])
-    return f"{figures(read(found), 2)} of the answers with a thought ({none})"
+    return f"{figures(read(found), 2)}, of the answers with a thought; {none}"
 
 
 def common_shift(shift: pd.DataFrame, condition: str) -> str:
