@@ -198,9 +198,7 @@ def test_what_took_more_steps_is_said_to_have_taken_them():
 
 def test_a_head_that_never_helps_is_said_not_to_help():
     turned = SWEEPS[SWEEPS["group"] == "sweep:examples"].replace({"method": {"sft": "presafe", "presafe": "sft"}})
-    text = words(plots.sweeps(turned))
-    assert "No setting shows a gain over λ = 0" in text
-    assert "most harm at the alignment examples" in text
+    assert "No setting shows a gain over λ = 0" in words(plots.sweeps(turned))
 
 
 def test_a_sweep_of_the_head_alone_shows_plain_training_as_a_level():
