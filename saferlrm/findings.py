@@ -59,6 +59,7 @@ def thought_sentence(shares: pd.DataFrame) -> str:
         f"{kind}: {share.get(('before', key), np.nan):.0%} before, "
         + ", ".join(f"{share.get((name, key), np.nan):.0%} with {method_name(name)}" for name in aligned)
         for key, kind in KINDS.items()
+        if key in set(shares["kind"])
     )
     if most["harmful"] <= SELDOM and least["benign"] >= NEARLY_ALWAYS:
         return f"After alignment {who} about harmful requests, and harmless ones keep their thought ({told})."

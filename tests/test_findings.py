@@ -47,7 +47,9 @@ def test_harmless_requests_that_keep_their_thought_are_not_said_to_lose_it():
 
 def test_shares_of_a_mode_without_thoughts_claim_nothing():
     none = cards({(method, suite): False for method in ("before", "sft") for suite in ("harmful_unseen", "benign")})
-    assert findings.thought_sentence(findings.thought_shares(none, "on")).startswith("Answers with a thought, harmful")
+    text = findings.thought_sentence(findings.thought_shares(none, "on"))
+    assert text.startswith("Answers with a thought, harmful requests: 0% before, 0% with λ = 0; harmless requests: 0%")
+    assert "nan" not in text
     assert "No aligned model" in findings.thought_sentence(findings.thought_shares(none.head(60), "on"))
 
 
