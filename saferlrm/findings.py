@@ -49,7 +49,7 @@ def thought_sentence(shares: pd.DataFrame) -> str:
     who = (
         "neither model thinks" if len(aligned) == 2 else "no model thinks" if len(aligned) > 2 else "it does not think"
     )
-    if most["harmful"] <= SELDOM and most["benign"] <= SELDOM and began > 1 - NEARLY_ALWAYS:
+    if most["harmful"] <= SELDOM and most["benign"] <= SELDOM and began >= NEARLY_ALWAYS:
         kept = "; problems keep their thought" if least["problems"] >= NEARLY_ALWAYS else ""
         return (
             f"After alignment {who} about requests, harmless ones included{kept}. Safety comes back because thinking "
