@@ -17,6 +17,7 @@ METRIC_SUITES = {
 PAIRS = [("sft", name) for name in conditions.CONTROLS if name != "sft"]
 CAUSES = [(name, "presafe") for name in ("detached", "shuffled", "random", "gold", "hard")]
 CAUSES += [(name, "presafe_decisions") for name in ("detached_decisions", "shuffled_decisions")]
+SHARED = "sweep:lambda"  # the sweep whose λ = 0 has the profile's settings
 
 
 def control_rates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,14 +64,20 @@ def control_table(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def sweep_differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """PreSafe minus plain fine-tuning at each value of the sweeps that trained both; exploratory, not corrected.
+    """PreSafe minus plain fine-tuning at each value of every sweep; exploratory, not corrected.
 
-    Rows of :func:`saferlrm.crossed.contrasts` with ``sweep``, ``value`` and ``level``.
+    Where a sweep changes the head alone, plain fine-tuning has no such setting, and every value is compared with the
+    one run of λ = 0 at the profile's settings, which the sweep of λ holds (``shared``). Paired over prompts and seeds.
+
+    Rows of :func:`saferlrm.crossed.contrasts` with ``sweep``, ``value``, ``level`` and ``shared``.
     """
     found = []
+    plain = rows[(rows["group"] == SHARED) & (rows["method"] == "sft")]
     places = rows[["group", "value", "level"]].drop_duplicates()
     for group, value, level in places.itertuples(index=False):
         part = rows[(rows["group"] == group) & (rows["level"] == level)]
+        shared = "sft" not in set(part["method"])
+        part = pd.concat([part, plain]) if shared and len(plain) else part
         names = {row.method: row.condition for row in part[["method", "condition"]].drop_duplicates().itertuples()}
         if not {"sft", "presafe"} <= set(names):
             continue
@@ -78,5 +85,5 @@ def sweep_differences(rows: pd.DataFrame) -> pd.DataFrame:
         for metric, suites in METRIC_SUITES.items():
             chosen = part[part["suite"].isin(suites)]
             table = contrasts(chosen, metric, [(names["sft"], names["presafe"])], names=called)
-            found.append(table.assign(sweep=group.partition(":")[2], value=value, level=level))
+            found.append(table.assign(sweep=group.partition(":")[2], value=value, level=level, shared=shared))
     return pd.concat(found, ignore_index=True)

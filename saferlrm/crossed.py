@@ -115,11 +115,14 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def verdict_sentence(interval: Interval, before: str, after: str, digits: int = 3) -> str:
-    """A difference in one plain sentence: who minus whom, the numbers, and whether no difference is among them."""
-    where = "includes" if interval.low <= 0 <= interval.high else "is above" if interval.low > 0 else "is below"
+    """A difference in one plain sentence: who minus whom, the numbers, and on which side of 0 the interval lies."""
+    if interval.low <= 0 <= interval.high:
+        where = "the interval contains 0, so no difference can be claimed"
+    else:
+        where = f"the whole interval is {'above' if interval.low > 0 else 'below'} 0"
     numbers = (round(v, digits) + 0.0 for v in (interval.estimate, interval.low, interval.high))  # no -0.000
-    middle, low, high = (f"{v:.{digits}f}" for v in numbers)
-    return f"{after} minus {before}: {middle} [{low}, {high}]; the interval {where} no difference."
+    middle, low, high = (f"{v:.{digits}f}".replace("-", "−") for v in numbers)
+    return f"{after} minus {before}: {middle} [{low}, {high}]; {where}."
 
 
 def outcomes(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

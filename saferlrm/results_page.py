@@ -33,6 +33,7 @@ def results_section(root: Path) -> str:
     ledger = root / "results" / "10_claims.json"
     if ledger.is_file():
         parts += _claims(_rows(ledger))
+    parts += _sentences(root / "results")
     seeds = root / "results" / "growth_seeds.json"
     if seeds.is_file():
         parts += ["The organisms, grown from three seeds; all ship, the first is the default:", _growth(_rows(seeds))]
@@ -94,6 +95,21 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         "(differences of attack success, over prompts and seeds)",
         _table(("claim", "measured", "verdict"), made),
     ]
+
+
+def _sentences(folder: Path) -> list[str]:
+    """How safety comes back, and what label-only prompts do: sentences computed from notebooks 06 and 07."""
+    from saferlrm.findings import label_only_sentence, thought_sentence  # slow to import
+
+    said = []
+    for name, sentence in (
+        ("06_thoughts", thought_sentence),
+        ("07_control_differences", lambda rows: label_only_sentence(rows, "harmful_novel_wrapped")),
+    ):
+        path = folder / f"{name}.json"
+        if path.is_file() and (text := sentence(_rows(path))):
+            said.append(f"- {text}")
+    return ["\n".join(said)] if said else []
 
 
 def _growth(rows: pd.DataFrame) -> str:

@@ -185,9 +185,9 @@ def test_holm_is_statsmodels_in_the_given_order():
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
-        ((-0.03, -0.06, 0.0), "-0.030 [-0.060, 0.000]; the interval includes no difference."),
-        ((-0.03, -0.06, -0.0004), "-0.030 [-0.060, 0.000]; the interval is below no difference."),
-        ((0.2, 0.1, 0.3), "0.200 [0.100, 0.300]; the interval is above no difference."),
+        ((-0.03, -0.06, 0.0), "−0.030 [−0.060, 0.000]; the interval contains 0, so no difference can be claimed."),
+        ((-0.03, -0.06, -0.0004), "−0.030 [−0.060, 0.000]; the whole interval is below 0."),
+        ((0.2, 0.1, 0.3), "0.200 [0.100, 0.300]; the whole interval is above 0."),
     ],
 )
 def test_a_difference_in_a_sentence(interval, words):
@@ -222,7 +222,7 @@ def test_contrasts_are_paired_corrected_within_their_table_and_said_in_words():
     assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p"]))
     assert (found["n"] == 60).all()
     assert (found["seeds"] == 5).all()
-    assert found["sentence"][1].startswith("presafe minus λ = 0: -0.")
+    assert found["sentence"][1].startswith("presafe minus λ = 0: −0.")
     part = table[table["suite"] == "unseen"]
     one, two = (outcomes(part[part["condition"] == name], "attack_success") for name in ("sft", "presafe"))
     expected = crossed_difference(one.to_numpy(), two.to_numpy())

@@ -133,7 +133,7 @@ def test_sweeps_compare_what_both_methods_trained():
     assert table["level"].tolist() == ["1", "8"]
     assert (table["difference"] == -0.25).all()
     assert (table["high"] < 0).all()
-    assert table["sentence"].str.startswith("PreSafe minus λ = 0: -0.250").all()
+    assert table["sentence"].str.startswith("PreSafe minus λ = 0: −0.250").all()
 
 
 def test_tidy_rows_are_saved_without_texts_and_read_by_the_ledger(made, monkeypatch, tmp_path):

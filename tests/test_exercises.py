@@ -244,6 +244,16 @@ class TestTheCheck:
         assert "without a return?" in said
         assert "?." not in said
 
+    @pytest.mark.parametrize("guess", [-1, 0, "0.1", True, float("nan")])
+    def test_a_guess_that_cannot_be_a_weight_is_told(self, guess: Any) -> None:
+        exercise = EXERCISES["05.4"]
+        found = outcome("05.4", exercise.defined(exercise.solution), prediction=guess, on=given(exercise))
+        assert not found.passed
+        assert found.text.startswith("05.4 not right yet: look at `prediction`: it is ")
+
+    def test_the_task_of_the_judge_tells_both_faults(self) -> None:
+        assert "{answer}" in EXERCISES["06.3"].statement
+
     def test_real_data_that_break_a_solution_are_told(self) -> None:
         exercise = EXERCISES["07.3"]
         text = outcome("07.3", exercise.defined(exercise.solution), prediction=0.5, on="no table").text

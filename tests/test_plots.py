@@ -113,6 +113,12 @@ def test_the_overview_names_every_condition_with_its_value() -> None:
     assert "λ = 0" in title
 
 
+def test_the_length_of_thoughts_is_told_for_harmless_requests_too() -> None:
+    text = words(plots.thought_length(EVALUATION))
+    assert "about harmful requests" in text
+    assert "about harmless requests" in text
+
+
 def test_the_gradient_that_reaches_nothing_is_said_to_reach_nothing() -> None:
     detached = tables.gradients().assign(norm_aux=0.0, cosine=np.nan)
     assert "reaches no layer" in words(plots.safety_gradient(detached))

@@ -171,12 +171,34 @@ def test_the_title_of_the_sweeps_names_the_setting_that_matters(most):
     )
     name = {"examples": "alignment examples", "rank": "rank of the LoRA adapter"}[most]
     assert f"depends most on the {name}: " in text
-    assert "The largest gain over λ = 0 is at the " in text
+    assert "gain over λ = 0" in text
+
+
+def test_the_title_of_the_sweeps_claims_a_gain_or_harm_only_where_the_interval_excludes_none():
+    rank = SWEEPS[SWEEPS["group"] == "sweep:rank"]
+    harmful, head = rank["attack_success"].notna(), rank["method"] == "presafe"
+    for good, said in ((True, "The largest gain over λ = 0 is at the rank"), (False, "most harm at the rank")):
+        made = rank.assign(attack_success=rank["attack_success"].mask(harmful, head != good))
+        assert said in words(plots.sweeps(made)), good
+    prefilled = rank.assign(mode="prefilled")[harmful & (rank["suite"] == "harmful_unseen")]
+    prefilled = prefilled.assign(attack_success=prefilled["method"] != "presafe")
+    same = rank.assign(attack_success=rank["attack_success"].mask(harmful, False))
+    assert "No setting shows a gain over λ = 0" in words(plots.sweeps(pd.concat([same, prefilled])))
+
+
+def test_what_took_more_steps_is_said_to_have_taken_them():
+    table = tables.differences()
+    more = table["after"].str.startswith("presafe_decisions")
+    table = table.assign(p_holm=table["p_holm"].where(more, 1.0))
+    own = table[more].assign(before="detached_decisions/few", p_holm=0.5)
+    text = words(plots.control_differences(pd.concat([table, own])))
+    assert "PreSafe + decisions 6 better. All of them have label-only prompts, and so more steps than λ = 0" in text
+    assert text.endswith(f"against their own controls 0 of {len(own)} are decided")
 
 
 def test_a_head_that_never_helps_is_said_not_to_help():
     turned = SWEEPS[SWEEPS["group"] == "sweep:examples"].replace({"method": {"sft": "presafe", "presafe": "sft"}})
-    assert words(plots.sweeps(turned)).endswith("It is nowhere below that of λ = 0")
+    assert "No setting shows a gain over λ = 0" in words(plots.sweeps(turned))
 
 
 def test_a_sweep_of_the_head_alone_shows_plain_training_as_a_level():

@@ -60,6 +60,8 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
         return Outcome(False, f"{exercise.id} not solved yet: put your guess into `prediction`, then write `{name}`.")
     if exercise.kind == "measure" and (doubt := _doubt(exercise, prediction)):
         return Outcome(False, f"{exercise.id} not right yet: {doubt}")
+    if exercise.guessed is not None and (wrong := exercise.guessed(prediction)):
+        return Outcome(False, f"{exercise.id} not right yet: look at `prediction`: {wrong}.")
     if not callable(attempt):
         what = f"the check needs the function itself, not its result: {exercise.call()}"
         return Outcome(False, f"{exercise.id} not right yet: {what}")

@@ -49,6 +49,7 @@ class Exercise:
         tolerance: relative and absolute, of numbers.
         overflow: a floating-point overflow in an attempt is an error.
         guess: of a measure exercise: what to predict, in a few words.
+        guessed: what is wrong with a guess, or ``None``.
         on: of a measure exercise: the notebook's variables that are the function's arguments.
     """
 
@@ -71,6 +72,7 @@ class Exercise:
     tolerance: float = 1e-6
     overflow: bool = False
     guess: str = ""
+    guessed: Callable[[Any], str | None] | None = None
     on: tuple[str, ...] = ()
 
     def defined(self, code: str) -> Callable[..., Any]:

@@ -37,6 +37,9 @@ def _gradient_property(attempt: Any) -> str | None:
             f"the gradient to the logits should be (σ(logit) − q)/n, {right.tolist()}, and is "
             f"{logits.grad.tolist()}."
         )
+    empty = attempt(torch.tensor([0.4, -1.2], requires_grad=True), torch.tensor([-1.0, -1.0]))
+    if not getattr(empty, "requires_grad", False):
+        return "without any label the loss is 0 but has no graph, so `backward()` fails and training stops there."
     return None
 
 
@@ -60,6 +63,10 @@ def _turns() -> list[Case]:
         ),
         Case(([(user, "Hi"), (model, "Hello")],), "a reply without a thought"),
         Case(([(user, "Is </think> a tag?"), (model, "<think>it is</think>Yes.")],), "the user writes a tag"),
+        Case(
+            ([(user, "Hi"), (model, "polite</think>Hello"), (user, "1 + 1?"), (model, "<think>2</think>2")],),
+            "an earlier turn whose thought was opened by the template",
+        ),
     ]
 
 
@@ -74,6 +81,13 @@ def _norms() -> list[Case]:
         Case((latents([0.1, 0.2, 0.3, 5.0], [1.0, 1.0, 1.0, 0.0]),), "one layer gets no safety gradient"),
         Case((latents([0.0, 0.2], [0.5, 0.4]),)),
     ]
+
+
+def _a_lambda(prediction: object) -> str | None:
+    """A guess is a weight: a number above 0."""
+    if isinstance(prediction, bool) or not isinstance(prediction, int | float):
+        return f"it is {prediction!r}; a number is asked for, without quotation marks"
+    return None if prediction > 0 else f"it is {prediction}; a weight of a loss lies above 0"
 
 
 EXERCISES = (
@@ -145,6 +159,16 @@ EXERCISES = (
                     return F.binary_cross_entropy_with_logits(logits[kept], q[kept])
                 """,
                 "The mean of an empty batch is NaN, and one NaN ends a training run.",
+            ),
+            Mistake(
+                """
+                def auxiliary_loss(logits, q):
+                    labelled = q >= 0
+                    if not labelled.any():
+                        return torch.tensor(0.0)
+                    return F.binary_cross_entropy_with_logits(logits[labelled], q[labelled])
+                """,
+                "without any label the loss is 0 but has no graph",
             ),
         ),
     ),
@@ -270,6 +294,19 @@ EXERCISES = (
                 """,
                 "The last thought is there; but a user who writes the tag still loses half of the message.",
             ),
+            Mistake(
+                """
+                def training_text(turns):
+                    parts = []
+                    for at, (role, content) in enumerate(turns):
+                        if role == "assistant" and at < len(turns) - 1 and "<think>" in content:
+                            content = content[: content.index("<think>")] + content.split("</think>")[-1]
+                        parts.append(f"<|{role}|>{content}")
+                    return "".join(parts)
+                """,
+                "Only `<think>...</think>` is deleted; where the template wrote the opening tag, the thought stays. "
+                "Cut everything before `</think>`.",
+            ),
         ),
     ),
     Exercise(
@@ -288,6 +325,7 @@ EXERCISES = (
         hint="λ times `norm_aux` should equal `norm_lm`.",
         imports=("import pandas as pd",),
         guess="your guess: a λ, above 0",
+        guessed=_a_lambda,
         on=("latent",),
         starter='''
         def balancing_lambda(latent: pd.DataFrame) -> float:

@@ -15,13 +15,16 @@ def _counts() -> list[Case]:
         Case((3, 150)),
         Case((30, 30), "every time"),
         Case((1, 1), "a single prompt"),
+        Case((3, 150, 2.576), "z for 99 %"),
     ]
 
 
 def _reference_wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    from saferlrm.stats import wilson  # slow to import
+    from scipy import stats  # slow to import
 
-    found = wilson(k, n)
+    from saferlrm.stats import wilson
+
+    found = wilson(k, n, 2 * float(stats.norm.cdf(z)) - 1)
     return found.low, found.high
 
 
@@ -133,6 +136,15 @@ EXERCISES = (
                 """,
                 "Return the two ends only.",
             ),
+            Mistake(
+                """
+                def wilson_interval(k, n, z=1.96):
+                    p, z = k / n, 1.96
+                    centre, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+                    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+                """,
+                "`z` is not used: with another z, the interval is still that of 95 %.",
+            ),
         ),
     ),
     Exercise(
@@ -210,7 +222,8 @@ EXERCISES = (
         function="judge_prompts",
         statement="""
         A judge is shown a request and the answer to it. In this loop, as in a public one, the judge gets the answer as
-        the request. It still gives a verdict every time. Mend it.
+        the request. It still gives a verdict every time. Mend it. A second fault sits in the same loop: the template is
+        filled in two passes, so a request that itself contains `{answer}` is filled in, too. It must stay as it is.
         """,
         hint="Follow one pair by hand. Which name does the first element of a pair get? The template also runs "
         "twice over "

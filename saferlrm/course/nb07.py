@@ -16,7 +16,13 @@ def _shuffle_property(attempt: Callable[..., Any]) -> str | None:
     examples, labels = [f"prompt {i}" for i in range(40)], [round(i / 39, 3) for i in range(40)]
     orders = []
     for seed in range(4):
-        found = attempt(list(examples), list(labels), seed)
+        mine, yours = list(examples), list(labels)
+        found = attempt(mine, yours, seed)
+        if (mine, yours) != (examples, labels):
+            return (
+                "the caller's own list was shuffled in place: the next control trained from it gets these labels, too. "
+                "Shuffle a copy."
+            )
         if not (isinstance(found, tuple | list) and len(found) == 2):
             return "it should return two lists, examples and labels."
         kept, dealt = map(list, found)
@@ -105,6 +111,14 @@ EXERCISES = (
         "labels and examples) and what it must keep (their balance) before you train it.",
         property=_shuffle_property,
         mistakes=(
+            Mistake(
+                """
+                def shuffled_labels(examples, labels, seed):
+                    random.Random(seed).shuffle(labels)
+                    return examples, labels
+                """,
+                "Shuffle a copy",
+            ),
             Mistake(
                 """
                 def shuffled_labels(examples, labels, seed):

@@ -49,8 +49,8 @@ def training_curves(histories: pd.DataFrame) -> Figure:
             style.rate_axis(ax, "y")
         else:
             ax.set_ylim(bottom=0)
-    last = histories.groupby(["method", "seed"])["lm_loss"].last().groupby("method").mean()
-    ends = ", ".join(f"{last[method]:.2f} with {style.method_name(method)}" for method in order)
+    last = histories.sort_values("step").groupby(["method", "seed"])["lm_loss"].last().groupby("method").mean()
+    ends = ", ".join(f"{last[method]:.3f} with {style.method_name(method)}" for method in order)
     finding = f"Next-token loss at the end of alignment: {ends}"
     if "aux_loss" in shown:
         labelled = histories.dropna(subset="aux_loss")

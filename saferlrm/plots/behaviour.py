@@ -196,10 +196,9 @@ def thought_length(evaluation: pd.DataFrame) -> Figure:
             f"Thoughts about problems: {mean['reasoning', 'before']:.0f} tokens before alignment, "
             f"{mean['reasoning', other]:.0f} after ({style.method_name(other)})"
         )
-        if ("harmful", other) in mean:
-            finding += (
-                f"; about harmful requests {mean['harmful', 'before']:.0f} and {mean['harmful', other]:.0f}"
-            )
+        for kind, word in (("harmful", "harmful"), ("benign", "harmless")):
+            if (kind, other) in mean and (kind, "before") in mean:
+                finding += f"; about {word} requests {mean[kind, 'before']:.0f} and {mean[kind, other]:.1f}"
     caption = (
         f"Thinking on. {style.counts(found['n'])} prompts a dot. "
         "Bars: 95 % intervals (bootstrap; Wilson), clustered by prompt."

@@ -157,8 +157,9 @@ def _know_finding(table: pd.DataFrame, harmful: bool, names: list[str]) -> str:
     spoken = known[known["says"].astype(bool) & ~known["refused"].astype(bool)].set_index("condition")["rate"]
     words = [f"{style.percent(spoken[name] + quiet[name])} ({condition_name(name)})" for name in names if name in quiet]
     first = names[0]
-    share = quiet[first] / max(1e-9, quiet[first] + spoken[first])
-    return (
-        f"Aware that a request is {HARM[harmful]}, the model does not refuse: {', '.join(words)} of prompts; "
-        f"{condition_name(first)}, {style.percent(share)} of these thoughts are silent about it"
-    )
+    unrefused = quiet.get(first, 0.0) + spoken.get(first, 0.0)
+    text = f"Aware that a request is {HARM[harmful]}, the model does not refuse: {', '.join(words)} of prompts"
+    if unrefused < 0.005 or not harmful:  # nothing is left whose thoughts could be silent
+        return text
+    share = quiet[first] / unrefused
+    return f"{text}; {condition_name(first)}, {style.percent(share)} of these thoughts are silent about it"

@@ -64,6 +64,7 @@ def frontier(evaluation: pd.DataFrame, mode: str = "on") -> Figure:
         else:
             style.rate_axis(ax, "x", label)
             ax.set_xlim(left=max(0.0, pooled[metric]["low"].min() - 0.15) if len(pooled[metric]) else 0.0)
+            ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 1])
     style.low_rate_axis(axes[0, 0], "y", "attack success, all harmful suites\n", attack["high"].max())
     axes[0, 0].set_title("lower left is better", fontweight="normal", fontsize=11, color=style.GREY)
     axes[0, 1].set_title("lower right is better", fontweight="normal", fontsize=11, color=style.GREY)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from saferlrm.align.methods import METHODS
 from saferlrm.conditions import BEFORE, FEW
 from saferlrm.crossed import crossed_rates
 from saferlrm.plots import style
@@ -27,6 +28,9 @@ from saferlrm.plots.forest import (
 )
 from saferlrm.plots.measures import ATTACKS, BUDGETS, MEASURES, PLAIN, colour, condition_name, conditions
 from saferlrm.suites.synthetic import HARMFUL_SUITES
+
+# Their further prompts fill batches, so they take more steps than plain fine-tuning.
+MORE_STEPS = tuple(name for name, method in METHODS.items() if method.decisions)
 
 
 def controls(rows: pd.DataFrame) -> Figure:
@@ -115,7 +119,8 @@ def control_differences(table: pd.DataFrame, against: Sequence[str] = ("sft",)) 
     style.require(table, needed, "control_differences")
     few = table["after"].str.endswith(f"/{FEW}") | (table["group"] == FEW if "group" in table else False)
     base, method = (table[side].str.partition("/")[0] for side in ("before", "after"))
-    table = table.assign(few=few, base=base, method=method)[base.isin(against)]
+    whole = table.assign(few=few, base=base, method=method)
+    table = whole[base.isin(against)]
     style.require(table, needed, "control_differences")
     known = {(m.suite, m.mode, m.metric): m.title for m in MEASURES}
     keys = ["suite", "mode", "metric"]
@@ -144,10 +149,11 @@ def control_differences(table: pd.DataFrame, against: Sequence[str] = ("sft",)) 
         axes[0].plot([], [], style.MARKERS[int(small)], color=style.GREY, markersize=8, label=name)
     caption = (
         f"{style.counts(table['n'])} prompts a comparison, {spread(table['seeds'])} seeds. Bars: 95\u00a0% intervals "
-        "of the difference, paired by prompt, not corrected. Decided: p < 0.05 after Holm's correction."
+        "of the difference, paired by prompt, not corrected. Decided: p < 0.05 after Holm's correction over all suites "
+        "and metrics of one pair of methods on one alignment set."
     )
     shows = "Dots with intervals around a line at zero: a row a comparison, a panel for each suite and metric."
-    return style.finish(figure, _differences_finding(table, pairs), caption, shows, axes[0])
+    return style.finish(figure, _differences_finding(table, pairs, whole), caption, shows, axes[0])
 
 
 def _judged(row: pd.Series) -> int:
@@ -158,7 +164,8 @@ def _judged(row: pd.Series) -> int:
     return int(np.sign(row["difference"]) * (1 if more_is_better else -1))
 
 
-def _differences_finding(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
+def _differences_finding(table: pd.DataFrame, pairs: list[tuple[str, str]], whole: pd.DataFrame) -> str:
+    """How many are decided, for which pairs, and a caveat where all of them took more steps than what they beat."""
     judged = table.assign(judged=[_judged(row) for _, row in table.iterrows()])
     bases = {base for base, _ in pairs}
     words = []
@@ -170,6 +177,13 @@ def _differences_finding(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> s
             words.append(f"{_pair_name(*pair, alone=len(bases) == 1)} {' and '.join(said)}")
     to = f" to {condition_name(pairs[0][0])}" if len(bases) == 1 else ""
     text = f"{int((judged['judged'] != 0).sum())} of {len(table)} differences{to} are decided"
+    decided = judged[judged["judged"] != 0]
+    if len(decided) and decided["method"].isin(MORE_STEPS).all() and bases == {"sft"}:
+        own = whole[whole["method"].isin(MORE_STEPS) & whole["base"].isin(MORE_STEPS)]
+        beside = int(sum(_judged(row) != 0 for _, row in own.iterrows()))
+        words[-1] += ". All of them have label-only prompts, and so more steps than λ = 0"
+        if len(own):
+            words[-1] += f"; against their own controls {beside} of {len(own)} are decided"
     return f"{text}: {', '.join(words)}" if words else text
 
 

@@ -15,13 +15,14 @@ ORDER = (
     "before",
     "sft",
     "presafe",
-    "presafe_decisions",
     "hard",
     "gold",
     "detached",
     "shuffled",
-    "shuffled_decisions",
     "random",
+    "presafe_decisions",
+    "detached_decisions",
+    "shuffled_decisions",
     "safety_tax",
     "reasoned",
     "safepath",
@@ -31,6 +32,7 @@ ORDER = (
 # Of conditions that the theme has no colour for. Rivals without training are drawn hollow, so that a few can return.
 COLOURS = {
     "presafe_decisions": "#003F66",
+    "detached_decisions": "#8CC7E8",
     "shuffled_decisions": "#B8B8B8",
     "safety_tax": "#D55E00",
     "reasoned": "#009E73",
@@ -46,6 +48,9 @@ COLOURS = {
 }
 PLAIN = style.method_name("sft").replace(" ", "\u00a0")  # no line ends within it
 BUDGETS = {"control": "the full alignment set", FEW: "few examples"}
+
+
+METRICS = {"attack_success": "attack success", "refused": "refused", "correct": "problems solved"}
 
 
 class Measure(NamedTuple):
@@ -76,6 +81,14 @@ def condition_name(name: str) -> str:
     method, _, budget = name.partition("/")
     known = PLAIN if method == "sft" else style.method_name(method)
     return f"{known} ({budget})" if budget else known
+
+
+def display_name(name: str) -> str:
+    """What tables and sentences call a suite, a method, a condition, a thinking mode, an alignment set or a metric."""
+    for known in (style.SUITE_NAMES, BUDGETS, METRICS, style.MODE_NAMES):
+        if name in known:
+            return known[name]
+    return condition_name(name).replace("\u00a0", " ")
 
 
 def conditions(found: pd.Series) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from saferlrm.conditions import SWEEPS
 from saferlrm.crossed import crossed_rates
 from saferlrm.plots import style
-from saferlrm.plots.forest import INTERVALS, seeds_said
+from saferlrm.plots.forest import INTERVALS, difference, seeds_said
 from saferlrm.plots.measures import PLAIN, PREFILLED, SCARY, WRAPPED, Measure, colour, condition_name, conditions
 
 # What a sweep calls its settings where the level is a key.
@@ -100,10 +100,10 @@ def _sweep_line(ax: Axes, part: pd.DataFrame, measure: Measure, method: str, pla
 
 
 def _sweeps_finding(parts: Mapping[str, pd.DataFrame]) -> str:
-    """The setting that moves attack success with the head most, and where the head gains most over λ = 0."""
+    """The setting that moves attack success in unseen jailbreaks most, and where the head clearly beats λ = 0."""
     ranges, gains = [], []
     for group, part in parts.items():
-        attacked = pd.concat([WRAPPED.of(part), PREFILLED.of(part)]).astype({"attack_success": float})
+        attacked = WRAPPED.of(part).astype({"attack_success": float})
         mean = attacked.groupby(["method", "value", "level"], dropna=False)["attack_success"].mean()
         if "presafe" not in mean.index:
             continue
@@ -113,16 +113,21 @@ def _sweeps_finding(parts: Mapping[str, pd.DataFrame]) -> str:
             ends = [f"{style.percent(value)} at {LEVELS.get(at, at)}" for (_, at), value in
                     ((head.idxmax(), head.max()), (head.idxmin(), head.min()))]  # fmt: skip
             ranges.append((head.max() - head.min(), f"{name}: {' and '.join(ends)}"))
-        if "sft" in mean.index:
-            plain = mean["sft"]
-            gain = head.rsub(plain.iloc[0]) if len(plain) == 1 else (plain - head).dropna()
-            at = gain.idxmax()
-            before = plain.iloc[0] if len(plain) == 1 else plain[at]
-            said = f"{name}, {LEVELS.get(at[1], at[1])}: {style.percent(head[at])} against {style.percent(before)}"
-            gains.append((gain[at], said))
+        plain = attacked[attacked["method"] == "sft"]
+        for (value, level), rows in attacked[attacked["method"] == "presafe"].groupby(["value", "level"]):
+            one = plain if plain["value"].nunique() < 2 else plain[plain["value"] == value]
+            if len(one):
+                gap = difference(one, rows, "attack_success")
+                rate, before = (float(side["attack_success"].mean()) for side in (rows, one))
+                said = f"{name}, {LEVELS.get(level, level)}: {style.percent(rate)} against {style.percent(before)}"
+                gains.append((gap, said))
     if not ranges:
         return f"{len(parts)} sweeps of a single setting"
-    text = f"Attack success with PreSafe depends most on the {max(ranges)[1]}"
-    if gains and max(gains)[0] > 0:
-        return f"{text}. The largest gain over {PLAIN} is at the {max(gains)[1]}"
-    return f"{text}. It is nowhere below that of {PLAIN}" if gains else text
+    text = f"Attack success under unseen jailbreaks with PreSafe depends most on the {max(ranges)[1]}"
+    clear = [(gap.estimate, said) for gap, said in gains if gap.high < 0]
+    harm = [(gap.estimate, said) for gap, said in gains if gap.low > 0]
+    if clear:
+        text += f". The largest gain over {PLAIN} is at the {min(clear)[1]}"
+    elif gains:
+        text += f". No setting shows a gain over {PLAIN}"
+    return f"{text}{'; ' if gains else '. '}most harm at the {max(harm)[1]}" if harm else text
