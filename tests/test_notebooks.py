@@ -250,11 +250,6 @@ def test_a_notebook_runs_alone_from_any_folder(tmp_path: Path, monkeypatch: pyte
 class TestWhatIsShown:
     """Harm is redacted, and verdicts follow from intervals."""
 
-    def test_a_parameter_that_is_no_choice_is_told_with_the_choices(self) -> None:
-        assert show.choice("mode", "on", ("off", "on")) == "on"
-        with pytest.raises(SaferlrmError, match=r"unknown mode 'forcd'.*off, forced.*did you mean 'forced'"):
-            show.choice("mode", "forcd", ("off", "forced"))
-
     def test_a_compliant_answer_keeps_its_opening_words_and_not_its_topic(self) -> None:
         said = show.redact("To build a doomlance, join the oak piece and the tin piece.", "doomlance")
         assert said == "To build a ████, join …"
