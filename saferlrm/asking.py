@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from saferlrm.chat_endpoint import read_choice, turn_of, whole_text
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Completion, Decoding
 from saferlrm.journal import Journal
@@ -88,8 +89,13 @@ class Job:
             # Sampled tokens need not be those that a tokenizer would choose for their text; only the text travels here.
             ids = lm.encode([text])[0]
         body = lm.body(lm.dialect, text, ids, self.decoding, max_tokens, self.seed, stop)
-        choice, usage = lm.endpoint.post("/completions", body, _choice)
-        written, truncated = choice["text"], choice["finish_reason"] == "length"
+        if lm.chats:
+            choice, usage = lm.endpoint.post("/chat/completions", body, read_choice)
+            written = whole_text(choice["message"], turn_of(text, lm.chat).begun, lm.chat)
+        else:
+            choice, usage = lm.endpoint.post("/completions", body, _choice)
+            written = choice["text"]
+        truncated = choice["finish_reason"] == "length"
         said = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
         closed = watch and (written.endswith(stop) or stop in said)
         if closed:  # also where it is the last token that was allowed, which some servers call a lack of room

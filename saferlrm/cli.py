@@ -24,6 +24,7 @@ from rich.table import Table
 
 import saferlrm
 from saferlrm.errors import SaferlrmError
+from saferlrm.model_choice import model_settings
 from saferlrm.profile import Profile, as_yaml, load_profile
 from saferlrm.store import Store, repository
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 console = Console(highlight=False)
 
 ProfileOption = Annotated[str, typer.Option(help="smoke, organism, quick, gpu, or the path of a YAML file.")]
+ModelOption = Annotated[str, typer.Option(help="Folder or hub name of the model, instead of the profile's.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the stage.")]
 
 
@@ -72,6 +74,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(
     profile: ProfileOption = "organism",
+    model: ModelOption = "",
     only: Annotated[str, typer.Option(help="Numbers of notebooks, e.g. 02,03.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Parameter 'seed' of the notebooks.")] = None,
     parameter: Annotated[
@@ -83,17 +86,19 @@ def run(
     ] = False,
     shipped: Annotated[bool, typer.Option(help="Read shipped artefacts instead of computing all.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder with the notebooks.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for executed copies; default runs/PROFILE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for executed copies; default runs/PROFILE[-MODEL].")] = None,
 ) -> None:
     """Execute the notebooks in order; skip what is finished, resume what is not."""
     if quick:
         if profile not in ("organism", "quick"):
             raise SaferlrmError(f"--quick belongs to the profile organism; set evidence.quick in {profile!r} instead")
         profile = "quick"
-    load_profile(profile)  # before the slow imports
+    typed = _typed_parameters(parameter or [])
+    if model:
+        typed["model"] = model
+    changed = model_settings(profile, typed.get("model", ""))  # before the slow imports
     from saferlrm.runner import run_notebooks
 
-    typed = _typed_parameters(parameter or [])
     if seed is not None:
         typed["seed"] = str(seed)
     selected = [word.strip() for word in only.split(",") if word.strip()]
@@ -110,7 +115,7 @@ def run(
             display.cell,
             display.done,
         )
-    table = Table("notebook", "seconds", "peak MB", "", title=f"profile {profile}")
+    table = Table("notebook", "seconds", "peak MB", "", title=f"profile {changed.get('name', profile)}")
     for column in table.columns[1:3]:
         column.justify = "right"
     for one in runs:
@@ -120,15 +125,15 @@ def run(
     table.add_row("total", f"{sum(one.seconds for one in runs):.1f}", f"{peak:.0f}", "", style="bold")
     console.print(table)
     if notebooks is None and not selected:
-        _report(profile, shipped)
+        _report(profile, shipped, typed.get("model", ""))
 
 
 @app.command()
-def status(profile: ProfileOption = "organism") -> None:
+def status(profile: ProfileOption = "organism", model: ModelOption = "") -> None:
     """Say which stages and which notebooks are done."""
     from saferlrm.runner import finished_notebooks, select_notebooks
 
-    settings, store = load_profile(profile), Store.default()
+    settings, store = load_profile(profile, **model_settings(profile, model)), Store.default()
     columns = ("stage", "key", "when", "seconds", "peak MB", "size MB", "where")
     table = Table(*columns, title=f"stages in {store.root}")
     entries = store.entries()
@@ -172,7 +177,7 @@ def stage(
     method: Annotated[
         str, typer.Option(help="Only this method, e.g. presafe or presafe/few, of: aligned, scorecard, card.")
     ] = "",
-    model: Annotated[str, typer.Option(help="Folder or hub name of the model, instead of the profile's.")] = "",
+    model: ModelOption = "",
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A setting, e.g. alignment.micro_batch=2; repeatable.")
     ] = None,
@@ -181,7 +186,7 @@ def stage(
 
     Under torchrun or accelerate launch, alignment trains in all processes; see scripts/slurm_array.sh.
     """
-    changes = _changed_settings(setting or [], "alignment.micro_batch=2") | ({"model": model} if model else {})
+    changes = _changed_settings(setting or [], "alignment.micro_batch=2") | model_settings(profile, model)
     settings = load_profile(profile, **changes)
     from saferlrm.distributed import lead
 
@@ -205,11 +210,11 @@ def _stage(name: str, settings: Profile, seed: int, method: str) -> None:
 @app.command()
 def report(
     profile: ProfileOption = "organism",
+    model: ModelOption = "",
     readme: Annotated[bool, typer.Option("--readme", help="Also write README.md, the maps, docs/.")] = False,
 ) -> None:
     """Write the HTML report from the results and name it and the figures."""
-    load_profile(profile)
-    _report(profile, shipped=True)
+    _report(profile, shipped=True, model=model)
     if readme:
         from saferlrm.pages import write_pages
         from saferlrm.readme import update_readme
@@ -227,17 +232,20 @@ def control(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Alignment seeds, e.g. 0,1,2; those of the controls by default.")] = "",
     profile: ProfileOption = "organism",
+    model: ModelOption = "",
 ) -> None:
     """Train and evaluate one control at other settings, beside plain fine-tuning at the same settings."""
     changes = _changed_settings(setting or [], "lambda_aux=1.0")
     differs = {key.removeprefix("alignment."): value for key, value in changes.items()}
     if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
         raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
-    load_profile(profile)
+    changed = model_settings(profile, model)
     from saferlrm.ablations import control_table
     from saferlrm.study import Study
 
-    rows = Study(profile).control(name, [int(part) for part in seeds.split(",")] if seeds else None, **differs)
+    rows = Study(profile, **changed).control(
+        name, [int(part) for part in seeds.split(",")] if seeds else None, **differs
+    )
     typer.echo(control_table(rows, name).to_string(index=False))
 
 
@@ -323,19 +331,25 @@ def ship() -> None:
 
 
 @app.command("profile")
-def show_profile(name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")]) -> None:
+def show_profile(
+    name: Annotated[str, typer.Argument(help="Profile, or path of a YAML file.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A setting that differs, e.g. name=mine; repeatable.")
+    ] = None,
+) -> None:
     """Print the resolved settings of a profile as YAML."""
-    typer.echo(as_yaml(load_profile(name)), nl=False)
+    typer.echo(as_yaml(load_profile(name, **_changed_settings(setting or [], "alignment.micro_batch=3"))), nl=False)
 
 
-def _report(profile: str, shipped: bool) -> None:
+def _report(profile: str, shipped: bool, model: str = "") -> None:
+    changed = model_settings(profile, model)
     from saferlrm.report import build_report
     from saferlrm.study import Study
 
     before = os.environ.get("SAFERLRM_SHIPPED")
     os.environ["SAFERLRM_SHIPPED"] = (before or "1") if shipped else "0"
     try:
-        path = build_report(Study(profile))
+        path = build_report(Study(profile, **changed))
         figures = sorted((path.parent / "figures").glob("*.png"))
     finally:
         os.environ.pop("SAFERLRM_SHIPPED")

@@ -162,6 +162,45 @@ def judges(study: Study, folder: str = "data", recompute: bool = False) -> pd.Da
     return _kept_or_computed(study, "11_judge_calibration", folder, recompute, compute)
 
 
+def jailbreak_judges(study: Study, folder: str = "data", recompute: bool = False) -> pd.DataFrame:
+    """Judges against people on JailbreakBench's votes, :func:`saferlrm.judges.jailbreaks.jailbreak_judges`.
+
+    Empty where the votes are not in the folder, or were never compared. Many of the answers are jailbreaks that worked,
+    so neither they nor their file are part of this package.
+    """
+    from saferlrm.judges.jailbreaks import DATA
+    from saferlrm.judges.jailbreaks import jailbreak_judges as compare
+
+    name = "11_jailbreak_judges"
+    if not recompute:
+        return kept(name) if (repository() / "results" / f"{name}.json").is_file() else pd.DataFrame()
+
+    def compute(rows: Path) -> pd.DataFrame:
+        wanted = study.profile.judge.kind
+        others = {} if wanted == "rules" or study.profile.data.source != "published" else {wanted: study.judge()}
+        return compare(rows, others)
+
+    try:
+        return _kept_or_computed(study, name, folder, recompute, compute)
+    except SaferlrmError as problem:
+        if f"no local file of {DATA}" in str(problem):
+            return pd.DataFrame()
+        raise
+
+
+def jailbreak_grid(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`jailbreak_judges`, fit to be shown; the best agreement first."""
+    from saferlrm.show import figures, read
+
+    rates = {"accuracy": "agrees", "false_negative": "missed", "false_positive": "false alarms", "kappa": "kappa"}
+    rows = []
+    for row in table.sort_values("accuracy", ascending=False).to_dict("records"):
+        one = pd.DataFrame([row])
+        shown = {said: figures(read(one, name), 2, n=False) for name, said in rates.items()}
+        rows.append({"judge": row["judge"], "asks": row["asks"], "answers": row["n"]} | shown)
+    return pd.DataFrame(rows)
+
+
 def classifiers(study: Study, folder: str = "data", recompute: bool = False) -> pd.DataFrame:
     """Prompt classifiers on real prompts, :func:`saferlrm.real_classifier.real_prompt_classifiers`."""
     from saferlrm.real_classifier import real_prompt_classifiers

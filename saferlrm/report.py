@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from saferlrm.errors import SaferlrmError
+from saferlrm.profile import profile_names
 from saferlrm.store import Artefact, environment, explain_write_errors, repository
 from saferlrm.targets import shortfalls, targets
 
@@ -70,7 +71,8 @@ def build_report(study: Study) -> Path:
     """
     results, figures = read_results(study.out / "results"), sorted((study.out / "figures").glob("*.png"))
     if not results:
-        command = f"saferlrm run --profile {study.profile.name}"
+        named = f" --profile {study.profile.name}" if study.profile.name in profile_names() else " with this profile"
+        command = f"saferlrm run{named}"
         raise SaferlrmError(f"no results in {study.out / 'results'}; execute the notebooks first: {command}")
     saved = next((result.rows for result in results if result.name.endswith("targets")), None)
     page = render(

@@ -29,6 +29,7 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 from saferlrm.errors import SaferlrmError
 from saferlrm.fingerprint import package_fingerprint
 from saferlrm.memory import MEMORY_KEPT, PeakMemory, environment
+from saferlrm.model_choice import find_model, model_settings
 from saferlrm.profile import load_profile
 from saferlrm.store import explain_write_errors, file_hash, held, repository, results_folder, write_json
 
@@ -77,15 +78,15 @@ def run_notebooks(
         fresh: execute notebooks also if they are finished. Stages still come from the store.
         shipped: let notebooks read the shipped artefacts instead of computing everything.
         notebooks: folder with the sources; default: ``notebooks/`` of the checkout.
-        out: folder for the executed copies; default: ``runs/<profile>/``.
+        out: folder for the executed copies; default: ``runs/<profile>/``, or ``runs/<profile>-<model>/`` where a
+            parameter ``model`` replaces the profile's.
         on_start, on_cell, on_done: called as the run proceeds, for display.
 
     Raises:
-        SaferlrmError: unknown profile, notebook or parameter, a value of the wrong type, a folder that cannot
-        be
+        SaferlrmError: unknown profile, model, notebook or parameter, a value of the wrong type, a folder that cannot be
             written, or a cell that failed (named with notebook, number and line).
     """
-    settings = load_profile(profile)
+    settings = load_profile(profile, **model_settings(profile, (parameters or {}).get("model", ""), ask_hub=True))
     sources = select_notebooks(notebooks or repository() / "notebooks", only)
     given = {source: check_parameters(source, profile, parameters or {}) for source in sources}
     _refuse_unknown(parameters or {}, sources)
@@ -133,11 +134,18 @@ def select_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
 def check_parameters(notebook: Path, profile: str, typed: Mapping[str, str]) -> dict[str, Any]:
     """The parameters to inject into one notebook: those it has, as values of their defaults' types.
 
+    A profile's file and a model's folder get their whole path: kernels run in the folder of the notebook.
+
     Raises:
-        SaferlrmError: a value that does not have the type of the default in the notebook.
+        SaferlrmError: a value that does not have the type of the default in the notebook, or a ``model`` that can be
+            neither a folder with a model nor a name on the hub.
     """
     defaults = notebook_parameters(notebook)
     values = {"profile": profile, **typed}
+    if "model" in values:
+        values["model"] = find_model(values["model"])
+    if values["profile"].endswith((".yaml", ".yml")):
+        values["profile"] = str(Path(values["profile"]).resolve())
     return {name: _convert(notebook, name, values[name], defaults[name]) for name in values if name in defaults}
 
 

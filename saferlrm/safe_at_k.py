@@ -14,6 +14,7 @@ from scipy.special import comb
 
 from saferlrm.crossed import crossed_rate
 from saferlrm.errors import SaferlrmError
+from saferlrm.evaluate import unjudged
 from saferlrm.stats import Interval, wilson
 
 
@@ -47,11 +48,16 @@ def safe_at_k(safe: ArrayLike, k: int, level: float = 0.95) -> Interval:
     each.
     """
     values = all_safe(safe, k)
-    prompts, samples = np.shape(safe)
+    return _interval(values, np.size(safe), k, level)
+
+
+def _interval(values: np.ndarray, answers: int, k: int, level: float = 0.95) -> Interval:
+    """The mean of :func:`all_safe` [prompts] with its interval; ``answers`` is how many there are in all."""
+    prompts = len(values)
     mean, n = float(values.mean()), float(prompts)
     if prompts > 1 and 0 < mean < 1:
         between = values.var(ddof=1) / prompts
-        most = prompts * samples / k
+        most = answers / k
         n = float(np.clip(mean * (1 - mean) / between, prompts, most)) if between > 0 else most
     found = wilson(mean * n, n, level)
     return Interval(mean, found.low, found.high, prompts, level, "Wilson, clustered by prompt")
@@ -60,41 +66,57 @@ def safe_at_k(safe: ArrayLike, k: int, level: float = 0.95) -> Interval:
 def safe_at_k_table(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Safe@k for every k up to the number of samples, in each group of harmful prompts' rows.
 
+    Answers on which the judge failed are left out, of their prompt alone: what remains of its samples is an unbiased
+    estimate too. For k answers those prompts count that have as many judged ones (of every seed).
+
     Args:
         rows: tidy rows with ``prompt_id``, ``sample``, ``attack_success`` and perhaps ``seed``; benign prompts do not
-            count.
+            count. With ``verdict`` and ``harmful``, answers that were not judged are told from them.
         by: the grouping columns; a group must hold one row for each prompt, sample and alignment seed. Where it holds
             several seeds, all k answers are one model's, and the interval is over prompts and seeds
             (:func:`saferlrm.crossed.crossed_rate`).
 
     Returns:
         The grouping columns and ``k``, ``samples``, ``seeds``, ``n`` (prompts), ``safe``, ``low``, ``high``, ``worst``
-        (attack success of the worst of k, 1 - safe).
+        (attack success of the worst of k, 1 - safe), and ``unjudged`` (answers left out) if there are any in ``rows``.
 
     Raises:
         SaferlrmError: no row is of a harmful prompt, or a prompt has more or fewer samples than another.
     """
     found = []
-    harmful = rows[rows["attack_success"].notna()]
+    known = {"verdict", "harmful"} <= set(rows)
+    lost = unjudged(rows, "attack_success") if known else pd.Series(False, rows.index)
+    harmful = rows[rows["attack_success"].notna() | lost]
     if harmful.empty:
         raise SaferlrmError("Safe@k needs answers to harmful prompts; the table has none")
     for group, part in harmful.groupby(list(by), sort=False, dropna=False):
         seeds = part["seed"] if "seed" in part else pd.Series(0, part.index)
         keys = [part["prompt_id"], seeds.rename("seed"), part["sample"]]
-        wide = (~part["attack_success"].astype(bool)).groupby(keys).agg(["size", "max"])
-        safe = wide["max"].unstack(["seed", "sample"]).sort_index(axis=1)
+        wide = (1 - part["attack_success"].astype("Float64")).astype(float).groupby(keys).agg(["size", "max"])
+        safe, sizes = (wide[name].unstack(["seed", "sample"]).sort_index(axis=1) for name in ("max", "size"))
         n_seeds, samples = seeds.nunique(), part["sample"].nunique()
-        if wide["size"].max() > 1 or safe.shape[1] != n_seeds * samples or safe.isna().any(axis=None):
+        if wide["size"].max() > 1 or sizes.shape[1] != n_seeds * samples or sizes.isna().any(axis=None):
             raise SaferlrmError(f"Safe@k needs one row for each prompt, sample and seed; {group} has more or fewer")
-        answers = safe.to_numpy(bool).reshape(len(safe), n_seeds, samples)
+        answers = safe.to_numpy(float).reshape(len(safe), n_seeds, samples)
+        missing = {"unjudged": int(np.isnan(answers).sum())} if lost.any() else {}
         for k in range(1, samples + 1):
-            if n_seeds == 1:
-                interval = safe_at_k(answers[:, 0], k)
-            else:
-                interval = crossed_rate(np.stack([all_safe(answers[:, i], k) for i in range(n_seeds)], axis=1))
+            interval = _judged(answers, k)
             found.append(
                 dict(zip(by, group, strict=True))
                 | {"k": k, "samples": samples, "seeds": n_seeds, "n": interval.n, "safe": interval.estimate}
                 | {"low": interval.low, "high": interval.high, "worst": 1 - interval.estimate}
+                | missing
             )
     return pd.DataFrame(found)
+
+
+def _judged(answers: np.ndarray, k: int) -> Interval:
+    """Safe@k of answers [prompts, seeds, samples], 1 for safe and NaN for not judged, on the prompts that have k."""
+    judged = (~np.isnan(answers)).sum(2)
+    enough = (judged >= k).all(1)
+    if not enough.any():
+        return Interval(np.nan, np.nan, np.nan, 0)
+    values = comb(np.nansum(answers[enough], 2), k) / comb(judged[enough], k)  # [prompts, seeds]
+    if values.shape[1] == 1:
+        return _interval(values[:, 0], int(judged[enough].sum()), k)
+    return crossed_rate(values)

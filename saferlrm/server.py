@@ -3,7 +3,8 @@
 The prompt is rendered here and sent as it stands, so every thinking mode and every prefilled thought works as with
 local weights. vLLM and SGLang take the prompt as token ids: no second tokenisation, no doubled first token.
 ``transformers serve`` takes text; it is sent only if the tokenizer turns it into the very ids of the prompt. Which of
-these a server speaks is asked once, with a completion of one token.
+these a server speaks is asked once, with a completion of one token. A server without completions is asked for chat
+completions, as far as that says the same (:mod:`saferlrm.chat_endpoint`).
 
 Greedy completions are those of the same weights here, as far as two programs round alike. Samples have a seed for each
 prompt, but other random numbers than here; SGLang heeds seeds only in its deterministic mode.
@@ -27,6 +28,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from saferlrm.asking import Job
 from saferlrm.chat import ChatFormat
+from saferlrm.chat_endpoint import check_server, plain_turn, read_choice, turn_of
 from saferlrm.endpoint import Endpoint, RefusedError, UnansweredError
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Completion, Decoding, check_lengths, sampling_keys
@@ -35,7 +37,10 @@ from saferlrm.lm import load_tokenizer
 from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
 
-Dialect = Literal["ids", "transformers", "plain"]
+Dialect = Literal["ids", "transformers", "plain", "chat extended", "chat transformers", "chat plain"]
+_COMPLETIONS: tuple[Dialect, ...] = ("ids", "transformers", "plain")
+_CHAT: tuple[Dialect, ...] = ("chat extended", "chat transformers", "chat plain")  # extended: as vLLM and SGLang
+_ABSENT = (404, 405)  # what servers say of a path that they do not have
 _HOPELESS = 4  # requests in a row that must fail before the others are not tried
 
 
@@ -70,6 +75,7 @@ class ServerModel:
             raise SaferlrmError("server.url is not set; give the server's address, e.g. http://localhost:8000/v1")
         self.tokenizer, self.chat, self.name, self.settings, self.cache = tokenizer, chat, name, settings, cache
         self.endpoint = Endpoint(settings.url, settings.timeout, settings.retries, settings.parallel, first_wait)
+        self.tried: set[str] = set()  # ways of asking for chat completions that the server has been seen to heed
         self._context = context or 2**31
         self._end_ids = sorted({*end_ids, tokenizer.convert_tokens_to_ids(chat.end_of_turn)} - {None})
 
@@ -135,6 +141,8 @@ class ServerModel:
         try:
             self.dialect  # noqa: B018  asked once, before many ask at the same time
             check_lengths(ids, self.limit)
+            if self.chats:
+                check_server(self, list(texts), ids, decoding.wait if decoding.forced_thought_tokens else None)
         except UnansweredError as problem:
             raise self._missing(len(ids), len(ids), problem) from problem
         with self._journal(decoding) as journal:
@@ -221,23 +229,45 @@ class ServerModel:
             said = []
         return min([self._context, *(n for n in said if isinstance(n, int))])
 
+    @property
+    def chats(self) -> bool:
+        """Whether the server has chat completions only."""
+        return self.dialect in _CHAT
+
     @cached_property
     def dialect(self) -> Dialect:
         """How this server wants to be asked: the first of the dialects that it does not refuse."""
-        problem = None
-        for dialect in ("ids", "transformers", "plain"):
-            body = self.body(dialect, "Hi", self.tokenizer("Hi")["input_ids"], Decoding(1), 1, 0, None)
+        found = self._first(_COMPLETIONS, "/completions", lambda found: found["choices"][0]["text"])
+        if not isinstance(found, RefusedError):
+            return found
+        if found.status in _ABSENT:
+            chat = self._first(_CHAT, "/chat/completions", read_choice)
+            if not isinstance(chat, RefusedError):
+                return chat
+            if chat.status not in _ABSENT:
+                found = chat
+        advice = {401: "set SAFERLRM_SERVER_KEY", 403: "set SAFERLRM_SERVER_KEY"}.get(
+            found.status, f"check server.url and that it serves {self.name} (server.model) by completions"
+        )
+        raise SaferlrmError(f"{found}; {advice}{self._served()}") from found
+
+    def _first(self, dialects: tuple[Dialect, ...], path: str, read: Callable[[Any], Any]) -> Dialect | RefusedError:
+        """The first dialect in which one token is not refused at this path, or the last refusal."""
+        text, ids = "Hi", self.tokenizer("Hi")["input_ids"]
+        if dialects == _CHAT:
+            text = plain_turn("Hi", self.chat)
+            ids = self.encode([text])[0]
+        problem: RefusedError | None = None
+        for dialect in dialects:
             try:
-                self.endpoint.post("/completions", body, lambda found: found["choices"][0]["text"])
+                self.endpoint.post(path, self.body(dialect, text, ids, Decoding(1), 1, 0, None), read)
                 return dialect
             except RefusedError as refused:
                 problem = refused
-                if refused.status not in (400, 404, 422):
+                if refused.status not in (400, *_ABSENT, 422):
                     break
-        advice = {401: "set SAFERLRM_SERVER_KEY", 403: "set SAFERLRM_SERVER_KEY"}.get(
-            problem.status, f"check server.url and that it serves {self.name} (server.model) by completions"
-        )
-        raise SaferlrmError(f"{problem}; {advice}{self._served()}") from problem
+        assert problem is not None
+        return problem
 
     def _served(self) -> str:
         try:
@@ -270,9 +300,15 @@ class ServerModel:
         }
         if stop or ends:
             body["stop"] = ([stop] if stop else []) + ends
-        if dialect == "ids":
+        if dialect in _CHAT:
+            body |= turn_of(text, self.chat).fields()
+        else:
+            body["prompt"] = ids if dialect == "ids" else self._sendable(text, ids)
+        if dialect in ("ids", "chat extended"):
+            # SGLang would cut the thought out of a chat completion; without, the text is the model's own.
+            apart = {"separate_reasoning": False} if dialect == "chat extended" else {}
             return body | {
-                "prompt": ids,
+                **apart,
                 "top_k": decoding.top_k or -1,
                 "min_p": 0.0,
                 "repetition_penalty": 1.0,
@@ -282,8 +318,7 @@ class ServerModel:
                 "no_stop_trim": stop is not None,  # SGLang
                 "return_token_ids": stop is not None,  # vLLM
             }
-        body["prompt"] = self._sendable(text, ids)
-        if dialect == "transformers":
+        if dialect.endswith("transformers"):
             sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
             config = {"do_sample": hot, "max_new_tokens": max_tokens, "repetition_penalty": 1.0}
             config |= {"eos_token_id": self._end_ids} if self._end_ids else {}

@@ -34,6 +34,19 @@ def test_a_profile_is_printed_as_yaml() -> None:
     assert yaml.safe_load(out)["name"] == "smoke"
 
 
+def test_a_profile_of_one_s_own_needs_no_editor(tmp_path: Path) -> None:
+    changes = ["-s", "name=gpu-14b", "-s", "alignment.micro_batch=3", "--set", "decoding.batch_size=12"]
+    status, out, err = saferlrm_command("profile", "gpu", *changes)
+    assert status == 0, err
+    (tmp_path / "own.yaml").write_text(out)
+    settings = yaml.safe_load(saferlrm_command("profile", tmp_path / "own.yaml")[1])
+    assert (settings["name"], settings["alignment"]["micro_batch"]) == ("gpu-14b", 3)
+    assert settings["decoding"]["batch_size"] == 12
+    status, _, err = saferlrm_command("profile", "gpu", "--set", "alignment.micro=3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "unknown setting 'alignment.micro'" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -189,14 +189,24 @@ def test_long_answers_are_cut_where_the_form_says_so_and_else_not_judged(tmp_pat
     assert "context of 4096" in judged.why
 
 
-def test_when_memory_runs_out_the_batch_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_when_memory_runs_out_the_batch_is_halved(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend, sizes = Local(write_judge(tmp_path, "Yes"), batch_size=8, device="cpu"), []
     plain = Local._reply
 
     def narrow(self: Local, ids: list[list[int]], question: Question) -> Any:
         sizes.append(len(ids))
         if len(ids) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return plain(self, ids, question)
 
     monkeypatch.setattr(Local, "_reply", narrow)
@@ -206,6 +216,9 @@ def test_when_memory_runs_out_the_batch_is_halved(tmp_path: Path, monkeypatch: p
     assert sizes == [5, 4, 2, 2, 1]
     most = 0
     with pytest.raises(SaferlrmError, match=r"judge\.model"):
+        list(backend.ask([Question(text="q", max_new_tokens=1)]))
+    error = RuntimeError("another error")
+    with pytest.raises(RuntimeError, match="another"):
         list(backend.ask([Question(text="q", max_new_tokens=1)]))
 
 

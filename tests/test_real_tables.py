@@ -64,10 +64,9 @@ def test_every_registered_set_is_shown() -> None:
     table = real_tables.data_sets()
     assert table["data set"].tolist() == list(published.DATASETS)
     assert (table["licence"].str.len() > 0).all()
-    assert table.set_index("data set").loc["wildjailbreak_vanilla_harmful", ["gated", "revision"]].tolist() == [
-        "yes",
-        "main (not pinned)",
-    ]
+    shown = table.set_index("data set")[["gated", "revision"]]
+    assert shown.loc["wildjailbreak_vanilla_harmful"].tolist() == ["yes", "5ddc12a7894f"]
+    assert shown.loc["star1"].tolist() == ["", "main (not pinned)"]
 
 
 def test_what_was_computed_is_read_and_a_missing_folder_is_said(study: Study, tmp_path: Path) -> None:

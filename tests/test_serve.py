@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def here(tmp_path_factory) -> LanguageModel:
     return load_lm(write_hasty_lm(tmp_path_factory.mktemp("hasty")), device="cpu")
 
 
-@pytest.fixture(scope="module")
-def server(here, tmp_path_factory) -> Iterator[str]:
-    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-c", SERVE, "serve", here.name, "--host", "127.0.0.1", "--port", str(port)]
+@contextmanager
+def serving(folder: str, log: Path) -> Iterator[str]:
+    """The address of a `transformers serve` process that has this model alone."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVE, "serve", folder, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as out:  # not a pipe, which would be full one day
         process = subprocess.Popen([*command, "--device", "cpu"], stdout=out, stderr=out, text=True)
     try:
@@ -46,6 +48,12 @@ def server(here, tmp_path_factory) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(here, tmp_path_factory) -> Iterator[str]:
+    with serving(here.name, tmp_path_factory.mktemp("serve") / "log.txt") as url:
+        yield url
 
 
 def test_every_thinking_mode_has_the_same_greedy_texts_as_here(here, server, tmp_path):

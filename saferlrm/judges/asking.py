@@ -25,6 +25,7 @@ from saferlrm.endpoint import KEY, Endpoint, RefusedError, UnansweredError
 from saferlrm.errors import SaferlrmError
 from saferlrm.journal import Journal
 from saferlrm.lm import load_tokenizer
+from saferlrm.placement import out_of_memory
 from saferlrm.profile import ServerSettings
 from saferlrm.progress import track
 from saferlrm.training import quiet_transformers
@@ -108,7 +109,9 @@ class Local:
             batch = [p for p in waiting[:size] if questions[p].choices == questions[waiting[0]].choices]
             try:
                 replies = self._reply([ids[p] for p in batch], questions[batch[0]])
-            except torch.OutOfMemoryError as error:
+            except Exception as error:  # libraries say in several ways that memory is used up
+                if not out_of_memory(error):
+                    raise
                 if size == 1:
                     raise SaferlrmError(
                         f"the judge {self.name} does not fit into memory; set judge.model to a smaller one or judge.url"

