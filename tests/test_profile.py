@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import AlignmentSettings, Profile, as_yaml, load_profile, profile_names
+from saferlrm.profile_text import profile_text
 
 
 @pytest.mark.parametrize("name", ["smoke", "organism", "quick", "gpu"])
@@ -172,6 +174,16 @@ def test_bad_yaml_is_placed_in_its_file(tmp_path: Path) -> None:
     with pytest.raises(SaferlrmError, match=r"mine.yaml' is not valid YAML: .* line \d") as caught:
         load_profile(path)
     assert "unicode string" not in str(caught.value)
+
+
+def test_a_shipped_profile_is_printed_with_its_comments() -> None:
+    text = profile_text("gpu", **{"name": "mine", "alignment.micro_batch": 3, "modes": ["off", "on"]})
+    assert text.startswith("# The same study on a real reasoning model")
+    assert "micro_batch: 3           # of these so many at once" in text or "micro_batch: 3" in text
+    changed = load_profile("gpu", **{"name": "mine", "alignment.micro_batch": 3, "modes": ["off", "on"]})
+    assert Profile.model_validate_json(json.dumps(yaml.safe_load(text))) == changed
+    assert text.count("#") == profile_text("gpu").count("#") > 10
+    assert "#" not in profile_text("gpu", data=load_profile("organism").data)  # a section has no line of its own
 
 
 def test_quick_is_the_organism_study_with_less_of_everything_that_it_marks() -> None:

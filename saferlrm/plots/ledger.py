@@ -11,7 +11,7 @@ from saferlrm.plots import style
 from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
 from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
 
-COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict")
+COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why")
 # Shape, colour, and how a title says it of several claims.
 SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
 AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
