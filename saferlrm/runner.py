@@ -70,8 +70,8 @@ def run_notebooks(
     """Execute the notebooks in order, leaving out those that an earlier run has finished.
 
     A notebook is finished for good while its source, its parameters, the package's code and the profile's
-    settings stay the same. Its time and memory stand in its marker. Those of a whole study of a profile as declared, from
-    an empty store to the end, go to ``results/timings.json`` too, which is what the README reports.
+    settings stay the same. Its time and memory stand in its marker. Those of a whole study of a profile as declared,
+    from an empty store to the end, go to ``results/timings.json`` too, which is what the README reports.
 
     Args:
         only: numbers of notebooks, e.g. ``("02", "03")``; default: all.

@@ -141,7 +141,8 @@ def test_status_shows_the_stages_of_its_model_alone(tmp_path: Path, places: dict
         folder = tmp_path / "store" / "aligned" / name
         folder.mkdir(parents=True)
         settings = {"model": model, "method": "presafe", "seed": seed}
-        manifest = {"stage": "aligned", "key": name * 6, "started": "2026-01-01T00:00", "files": {}, "settings": settings}
+        manifest = {"stage": "aligned", "key": name * 6, "started": "2026-01-01T00:00", "files": {}}
+        manifest["settings"] = settings
         (folder / "manifest.json").write_text(json.dumps(manifest))
     status, out, err = saferlrm_command("status", "--profile", "gpu", **places, COLUMNS="220")
     assert status == 0, err

@@ -55,7 +55,8 @@ def attempted(exercise: Exercise, code: str) -> str:
 
 
 def test_a_prediction_that_cannot_be_one_is_refused() -> None:
-    for number, wrong, hint in (("09.3", "Banana", "one of A, B, C, D"), ("09.3", 0.5, "one of"), ("09.4", "B", "number")):
+    wrongs = (("09.3", "Banana", "one of A, B, C, D"), ("09.3", 0.5, "one of"), ("09.4", "B", "number"))
+    for number, wrong, hint in wrongs:
         exercise = EXERCISES[number]
         found = outcome(number, exercise.defined(exercise.solution), prediction=wrong, on=given(exercise))
         assert not found.passed

@@ -139,10 +139,10 @@ def test_a_short_file_for_a_real_model_does_not_get_the_organism_s_settings(tmp_
     with pytest.raises(SaferlrmError, match=r"dtype, .*data.* missing.*saferlrm profile gpu > r1.yaml") as caught:
         load_profile(path)
     assert "\n" not in str(caught.value)
+    real = yaml.safe_load(as_yaml(load_profile("gpu", model="org/real")))
+    real["decoding"] = {"temperature": 0.6, "top_p": 0.95}
+    path.write_text(yaml.safe_dump(real))
     with pytest.raises(SaferlrmError, match=r"decoding.max_new_tokens"):
-        real = yaml.safe_load(as_yaml(load_profile("gpu", model="org/real")))
-        real["decoding"] = {"temperature": 0.6, "top_p": 0.95}
-        path.write_text(yaml.safe_dump(real))
         load_profile(path)
     # What is the same for both, and what only an organism is grown with, may be left out.
     real = yaml.safe_load(as_yaml(load_profile("gpu", model="org/real")))

@@ -195,10 +195,10 @@ EXERCISES = (
         minutes=15,
         function="cheapest",
         statement="""
-        Let an answered attack cost 1 and a harmless request that is *not answered* $c$: refused, met with babble or with
-        an answer about something else. A method's cost is its mean attack success over the settings, plus $c$ times one
-        minus its mean of `answered`. Guess which method is cheapest where silence costs as much as ten answered attacks,
-        then measure. Where methods cost the same, take the one that comes first in the table.
+        Let an answered attack cost 1 and a harmless request that is *not answered* $c$: refused, met with babble or
+        with an answer about something else. A method's cost is its mean attack success over the settings, plus $c$
+        times one minus its mean of `answered`. Guess which method is cheapest where silence costs as much as ten
+        answered attacks, then measure. Where methods cost the same, take the one that comes first in the table.
         """,
         hint="Mean rate by label and metric; `pivot_table(..., sort=False)` keeps the order of the table, and "
         "`idxmin` takes "

@@ -23,12 +23,12 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     """Safety against over-refusal and against accuracy, one labelled marker per rival.
 
     Who answers less than half of the harmless requests (babble refuses nothing, and is no attack's success either) is
-    struck through, labelled with that share and left out of the best. Each rival answers in its own thinking mode; trained ones think. Rivals without training are the same in both
-    budgets.
+    struck through, labelled with that share and left out of the best. Each rival answers in its own thinking mode;
+    trained ones think. Rivals without training are the same in both budgets.
 
     Args:
-        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``verdict``, ``attack_success``, ``refused``, ``correct``,
-            ``condition``, ``method``, ``seed``, ``label`` and ``train_tokens`` (0: nothing is trained).
+        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``verdict``, ``attack_success``, ``refused``,
+            ``correct``, ``condition``, ``method``, ``seed``, ``label`` and ``train_tokens`` (0: nothing is trained).
         budget: ``full`` or ``few`` alignment examples.
     """
     needed = ("prompt_id", "suite", "mode", "attack_success", "refused", "correct", "condition", "method", "seed")
