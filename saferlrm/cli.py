@@ -277,6 +277,7 @@ def estimate(
     from saferlrm.architectures import architecture
     from saferlrm.estimate import Hardware
     from saferlrm.estimate import estimate as make_estimate
+    from saferlrm.workload import small, workload
 
     settings = load_profile(profile, **_changed_settings(set_ or [], "alignment.batch_size=4"))
     try:
@@ -299,6 +300,11 @@ def estimate(
         digits = f"{line.value:,.0f}" if line.value >= 100 or not line.unit else f"{line.value:.3g}"
         table.add_row(f"  {line.what}", digits, line.unit, line.basis)
     console.print(table)
+    for title, one in (("the whole study, at least", settings), ("begun small, at least", small(settings))):
+        table = Table("notebook", "adapters", "answers", "hours", title=title)
+        for row in workload(one, arch, made).itertuples():
+            table.add_row(row.notebook, f"{row.adapters}", f"{row.answers:,}", f"{row.hours:.3g}")
+        console.print(table)
     if not any(line.basis.startswith("measured") for line in made.lines):
         rule = f"estimated from --tflops {tflops:g} x --utilisation {utilisation:g}"
         console.print(f"no measurement for this hardware; {rule}", soft_wrap=True)

@@ -32,7 +32,9 @@ def results_section(root: Path) -> str:
     ledger = root / "results" / "10_claims.json"
     if ledger.is_file():
         parts += _claims(_rows(ledger))
-    scores, controls = (root / "results" / f"{name}.json" for name in ("04_classifier_scores", "07_control_differences"))
+    scores, controls = (
+        root / "results" / f"{name}.json" for name in ("04_classifier_scores", "07_control_differences")
+    )
     if scores.is_file() and controls.is_file():
         parts.append(_classifier(_rows(scores), _rows(controls)))
     seeds = root / "results" / "growth_seeds.json"
@@ -89,9 +91,7 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     counts = rows["verdict"].value_counts()
     told = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items())
     heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
-    made = [
-        (row.claim, _interval(row.value, row.low, row.high), row.rule, row.verdict) for row in heads.itertuples()
-    ]
+    made = [(row.claim, _interval(row.value, row.low, row.high), row.rule, row.verdict) for row in heads.itertuples()]
     gains = rows[rows["id"].str.startswith("head-gains")]
     most = max(0.0, -100 * gains["low"].min())
     return [
@@ -113,7 +113,9 @@ def _classifier(scores: pd.DataFrame, controls: pd.DataFrame) -> str:
     )
     words = []
     for name, said in (("gold", "gold labels"), ("hard", "hard decisions")):
-        part = controls[(controls["before"].str.partition("/")[0] == name) & controls["after"].str.startswith("presafe")]
+        part = controls[
+            (controls["before"].str.partition("/")[0] == name) & controls["after"].str.startswith("presafe")
+        ]
         if len(part):
             most = 100 * part[["low", "high"]].abs().to_numpy().max()
             decided = int((part["p_holm"] < 0.05).sum())
