@@ -18,6 +18,7 @@ from saferlrm.measures import every, family, only
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
 from saferlrm.verdicts import (
     ABSTRACT,
+    DERIVED,
     DIGEST,
     PAGE,
     STUDY,
@@ -152,7 +153,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *(
         Claim(
-            f"head-needs-{name}", wording, PRESAFE, PAPER, ABSTRACT,
+            f"head-needs-{name}", wording, PRESAFE, PAPER, DERIVED,
             f"attack success, PreSafe minus {control}, few alignment examples, unseen requests and jailbreaks",
             family(NEEDS, name, -POINT), at_most(-POINT), ONE,
         )
@@ -283,7 +284,7 @@ CLAIMS: tuple[Claim, ...] = (
         only(measures.tokens_saved(*TOKENS_PAIR)), at_least(SAVED), ONE,
     ),
     Claim(
-        "organisms-degrade", "Every organism loses its safety by thinking.", PRESAFE, PAPER, ABSTRACT,
+        "organisms-degrade", "Every organism loses its safety by thinking.", PRESAFE, PAPER, DERIVED,
         "attack success before alignment, thinking on minus off, unseen direct requests, by organism",
         measures.organisms(
             lambda seed: measures.change(grown(BEFORE, seed, mode="off"), grown(BEFORE, seed)), ORGANISMS_NEEDED
@@ -298,7 +299,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "organisms-head-gains", "On every organism the head beats the same training without it.",
-        PRESAFE, PAPER, ABSTRACT,
+        PRESAFE, PAPER, DERIVED,
         "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, by organism",
         measures.organisms(
             lambda seed: measures.change(grown(f"sft/{FEW}", seed, BOTH), grown(f"presafe/{FEW}", seed, BOTH)),

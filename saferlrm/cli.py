@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,8 +26,9 @@ from rich.table import Table
 
 import saferlrm
 from saferlrm.errors import SaferlrmError
-from saferlrm.model_choice import model_settings
-from saferlrm.profile import Profile, as_yaml, load_profile
+from saferlrm.model_choice import meant_model, model_settings
+from saferlrm.profile import Profile, load_profile
+from saferlrm.profile_text import profile_text
 from saferlrm.store import Store, repository
 
 app = typer.Typer(
@@ -38,11 +41,13 @@ console = Console(highlight=False)
 
 ProfileOption = Annotated[str, typer.Option(help="smoke, organism, quick, gpu, or the path of a YAML file.")]
 ModelOption = Annotated[str, typer.Option(help="Folder or hub name of the model, instead of the profile's.")]
+ORGANISM_CONTEXT = 1024  # max_position_embeddings of the organisms
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the stage.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors the user can mend are one line and exit status 2, Ctrl-C is 130."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a name the hub lacks is one line, not one for each retry
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # kernels are forked off: it would only warn
     try:
         status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as problem:
         if not hasattr(problem, "format_message"):  # not one of the usage errors of the option parser
             raise
-        _error(" ".join(problem.format_message().split()))
+        _error(" ".join(problem.format_message().split()) + _meant(problem))
         sys.exit(2)
     if status == 130:  # what typer makes of Ctrl-C, or of an answer refused
         _error("interrupted; what is finished is kept, and the same command resumes")
@@ -130,18 +135,19 @@ def run(
 
 @app.command()
 def status(profile: ProfileOption = "organism", model: ModelOption = "") -> None:
-    """Say which stages and which notebooks are done."""
+    """Say which stages of a profile's model and which notebooks are done."""
     from saferlrm.runner import finished_notebooks, select_notebooks
+    from saferlrm.stage_table import cells, stages_of
 
     settings, store = load_profile(profile, **model_settings(profile, model)), Store.default()
-    columns = ("stage", "key", "when", "seconds", "peak MB", "size MB", "where")
-    table = Table(*columns, title=f"stages in {store.root}")
-    entries = store.entries()
+    columns = ("stage", "model", "method", "seed", "key", "when", "seconds", "peak MB", "size MB", "where")
+    table = Table(*columns, title=f"stages of {settings.name} in {store.root}")
+    entries = stages_of(settings, store)
     for entry in entries:
-        where = "shipped" if store.shipped and entry.path.is_relative_to(store.shipped) else "computed"
-        manifest = entry.manifest
+        manifest, (*which, where) = entry.manifest, cells(entry, settings, store)
         table.add_row(
             entry.stage,
+            *which,
             entry.key[:16],
             manifest["started"][:16].replace("T", " "),
             f"{manifest.get('seconds', 0):.1f}",
@@ -150,11 +156,11 @@ def status(profile: ProfileOption = "organism", model: ModelOption = "") -> None
             where,
         )
     for path in store.unfinished():
-        table.add_row(path.parent.name, path.stem, "interrupted", "", "", "", "resumes on the next run")
+        table.add_row(path.parent.name, "", "", "", path.stem, "interrupted", "", "", "", "resumes on the next run")
     done_stages = {entry.stage for entry in entries}
     for name in _stages():
         if name not in done_stages:
-            table.add_row(name, "", "not yet", "", "", "", "")
+            table.add_row(name, "", "", "", "", "not yet", "", "", "", "")
     console.print(table)
     folder = repository() / "runs" / settings.name
     done = {marker["name"]: marker for marker in finished_notebooks(folder)}
@@ -239,6 +245,7 @@ def control(
     differs = {key.removeprefix("alignment."): value for key, value in changes.items()}
     if seeds and not all(part.strip().isdigit() for part in seeds.split(",")):
         raise SaferlrmError(f"--seeds {seeds}: give whole numbers separated by commas, e.g. 0,1,2")
+    load_profile(profile, **{f"alignment.{key}": value for key, value in differs.items()})  # a slip, before the wait
     changed = model_settings(profile, model)
     from saferlrm.ablations import control_table
     from saferlrm.study import Study
@@ -270,10 +277,17 @@ def estimate(
     from saferlrm.architectures import architecture
     from saferlrm.estimate import Hardware
     from saferlrm.estimate import estimate as make_estimate
+    from saferlrm.workload import small, workload
 
     settings = load_profile(profile, **_changed_settings(set_ or [], "alignment.batch_size=4"))
-    arch = architecture(model or settings.model)
+    try:
+        arch = architecture(model or settings.model)
+    except SaferlrmError as problem:
+        raise SaferlrmError(f"{problem}{meant_model(model or settings.model)}") from None
     hardware = Hardware(gpu_memory, tflops, bandwidth, utilisation)
+    if model == "organism" or (not model and settings.model == "organism"):
+        longest = ORGANISM_CONTEXT  # it has no positions beyond
+        length, mean_length, mean_answer = (min(n, longest) for n in (length, mean_length, mean_answer))
     made = make_estimate(arch, settings, hardware, length, mean_length, mean_answer, prompts)
     table = Table("", "", "", "basis", title=f"{arch.name} ({arch.source}), profile {settings.name}", show_header=False)
     table.columns[1].justify = "right"
@@ -286,6 +300,11 @@ def estimate(
         digits = f"{line.value:,.0f}" if line.value >= 100 or not line.unit else f"{line.value:.3g}"
         table.add_row(f"  {line.what}", digits, line.unit, line.basis)
     console.print(table)
+    for title, one in (("the whole study, at least", settings), ("begun small, at least", small(settings))):
+        table = Table("notebook", "adapters", "answers", "hours", title=title)
+        for row in workload(one, arch, made).itertuples():
+            table.add_row(row.notebook, f"{row.adapters}", f"{row.answers:,}", f"{row.hours:.3g}")
+        console.print(table)
     if not any(line.basis.startswith("measured") for line in made.lines):
         rule = f"estimated from --tflops {tflops:g} x --utilisation {utilisation:g}"
         console.print(f"no measurement for this hardware; {rule}", soft_wrap=True)
@@ -337,8 +356,8 @@ def show_profile(
         list[str] | None, typer.Option("--set", "-s", help="A setting that differs, e.g. name=mine; repeatable.")
     ] = None,
 ) -> None:
-    """Print the resolved settings of a profile as YAML."""
-    typer.echo(as_yaml(load_profile(name, **_changed_settings(setting or [], "alignment.micro_batch=3"))), nl=False)
+    """Print the settings of a profile as YAML: a shipped one with its comments."""
+    typer.echo(profile_text(name, **_changed_settings(setting or [], "alignment.micro_batch=3")), nl=False)
 
 
 def _report(profile: str, shipped: bool, model: str = "") -> None:
@@ -379,6 +398,16 @@ def _changed_settings(pairs: Sequence[str], example: str) -> dict[str, Any]:
             raise SaferlrmError(f"--set {pair} has no value; write for instance --set {example}")
         changes[key] = yaml.safe_load(value)
     return changes
+
+
+def _meant(problem: Exception) -> str:
+    """A hint at the command that was meant, where there is none of the name given."""
+    found = re.search(r"No such command '(.*?)'", str(getattr(problem, "message", "")))
+    if found is None:
+        return ""
+    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    close = difflib.get_close_matches(found.group(1), names, n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else f" Choose from {', '.join(names)}."
 
 
 def _stages() -> dict[str, Any]:

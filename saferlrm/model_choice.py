@@ -66,11 +66,11 @@ def find_model(model: str, ask_hub: bool = False) -> str:
         try:
             _load_config(model)
         except SaferlrmError as problem:
-            raise SaferlrmError(f"model{_meant(model)}: {problem}") from problem
+            raise SaferlrmError(f"model{meant_model(model)}: {problem}") from problem
     return model
 
 
-def _meant(model: str) -> str:
+def meant_model(model: str) -> str:
     """A hint at a model of the study with nearly this name."""
     known = {name.lower(): name for full in published() for name in (full, full.partition("/")[2])}
     by_short = {full.partition("/")[2]: full for full in published()}

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from saferlrm.errors import SaferlrmError
+from saferlrm.store import repository
 
 ThinkingMode = Literal["off", "short", "on", "forced"]
 HeadToken = Literal["pre_cot", "prompt_last", "think_open", "prompt_mean", "dual_mean"]
@@ -28,6 +29,8 @@ CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Layer = Annotated[int, Field(ge=0, le=512)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+
+_MINIATURE = 200_000_000  # bytes of weights; the smallest published model with a thought has ten times as many
 
 
 class Settings(BaseModel):
@@ -343,9 +346,16 @@ def load_profile(name: str | Path, /, **overrides: Any) -> Profile:
         raise SaferlrmError(f"profile '{name}': {problem}; use numbers, text, booleans and lists") from None
     try:
         # Strict JSON mode: a list may fill a tuple, but "3" is not 3.
-        return Profile.model_validate_json(text)
+        profile = Profile.model_validate_json(text)
     except ValidationError as problem:
         raise SaferlrmError(f"profile '{name}': {_explain(problem.errors())}") from None
+    missing = _left_to_the_organism(profile, values) if _is_file(name) and _is_large(profile.model) else []
+    if missing:
+        raise SaferlrmError(
+            f"profile '{name}': {_some(missing)} missing, and the defaults are those of the miniature organism, not of "
+            f"{profile.model}; begin with: saferlrm profile gpu > {Path(name).name}, and change that"
+        )
+    return profile
 
 
 def as_yaml(profile: Profile) -> str:
@@ -353,9 +363,46 @@ def as_yaml(profile: Profile) -> str:
     return yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
+def _is_file(name: str | Path) -> bool:
+    return str(name).endswith((".yaml", ".yml"))
+
+
+def _is_large(model: str) -> bool:
+    """Whether a model is one of the hub, or a folder with more than miniatures' weights in it."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model != "organism"
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) > _MINIATURE
+
+
+def _left_to_the_organism(profile: Profile, written: dict[str, Any]) -> list[str]:
+    """Settings that are not written and whose defaults differ from those for a real model, by dotted key."""
+    real = _read("gpu")
+    missing = []
+    for key, value in profile.model_dump(mode="json").items():
+        if key == "growth":  # of no effect where nothing is grown
+            continue
+        if not isinstance(value, dict) or key not in written:
+            if key not in written and value != real[key]:
+                missing.append(key)
+        else:
+            missing += [f"{key}.{k}" for k, v in value.items() if k not in written[key] and v != real[key][k]]
+    return missing
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many more there are, with the verb."""
+    shown, more = names[:6], len(names) - 6
+    if more > 0:
+        return f"{', '.join(shown)} and {more} more are"
+    return f"{shown[0]} is" if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]} are"
+
+
 def _read(name: str | Path) -> dict[str, Any]:
-    if str(name).endswith((".yaml", ".yml")):
+    if _is_file(name):
         source = Path(name)
+        if not source.is_file() and not source.is_absolute():
+            source = repository() / name  # kernels run in the folder of their notebook
         if not source.is_file():
             raise SaferlrmError(f"profile file '{name}' does not exist; give its path or one of {_listed()}")
     elif str(name) in profile_names():
@@ -366,7 +413,8 @@ def _read(name: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise SaferlrmError(f"profile '{name}' is not valid YAML: {' '.join(str(problem).split())}") from None
+        reason = " ".join(str(problem).replace('in "<unicode string>", line', "at line").split())
+        raise SaferlrmError(f"profile '{name}' is not valid YAML: {reason}") from None
     if not isinstance(values, dict):
         raise SaferlrmError(f"profile '{name}' must be a mapping of settings, e.g. 'suite_size: 300'")
     return values

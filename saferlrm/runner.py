@@ -30,8 +30,8 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.fingerprint import package_fingerprint
 from saferlrm.memory import MEMORY_KEPT, PeakMemory, environment
 from saferlrm.model_choice import find_model, model_settings
-from saferlrm.profile import load_profile
-from saferlrm.store import explain_write_errors, file_hash, held, repository, results_folder, write_json
+from saferlrm.profile import load_profile, profile_names
+from saferlrm.store import Store, explain_write_errors, file_hash, held, repository, results_folder, write_json
 
 OnCell = Callable[[str, int, int], None]
 """Called with the notebook's name, the number of the cell that starts (from 1) and the number of cells."""
@@ -70,7 +70,8 @@ def run_notebooks(
     """Execute the notebooks in order, leaving out those that an earlier run has finished.
 
     A notebook is finished for good while its source, its parameters, the package's code and the profile's
-    settings stay the same. Timings go to ``results/timings.json``.
+    settings stay the same. Its time and memory stand in its marker. Those of a whole study of a profile as declared,
+    from an empty store to the end, go to ``results/timings.json`` too, which is what the README reports.
 
     Args:
         only: numbers of notebooks, e.g. ``("02", "03")``; default: all.
@@ -92,6 +93,8 @@ def run_notebooks(
     _refuse_unknown(parameters or {}, sources)
     out = out or repository() / "runs" / settings.name
     code = package_fingerprint()
+    declared = profile in profile_names() and settings == load_profile(profile) and not parameters
+    measured = declared and not (only or shipped or Store.default().has_stages())
     runs = []
     with (
         explain_write_errors(out, "make room or choose another folder with --out, and run again"),
@@ -110,9 +113,11 @@ def run_notebooks(
             if run is None:
                 on_start(source.stem, len(nbformat.read(source, as_version=4).cells))
                 run = _execute(source, out, given[source], on_cell)
-                _record(run, out, wanted, settings.name)
+                _record(run, out, wanted)
             on_done(run)
             runs.append(run)
+        if measured and not any(run.skipped for run in runs):
+            _record_study(runs, settings.name)
     return runs
 
 
@@ -310,18 +315,23 @@ def _finished(source: Path, out: Path, wanted: Mapping[str, Any]) -> NotebookRun
     return NotebookRun(source.stem, target, marker["seconds"], marker["peak_memory_mb"], skipped=True)
 
 
-def _record(run: NotebookRun, out: Path, wanted: Mapping[str, Any], profile: str) -> None:
-    """Write the timing, and last the marker: from then on the notebook is finished."""
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"seconds": run.seconds, "peak_memory_mb": run.peak_memory_mb, "finished": finished}
+def _record(run: NotebookRun, out: Path, wanted: Mapping[str, Any]) -> None:
+    """Write the marker: from then on the notebook is finished."""
+    marker = {"name": run.name, **_costs(run), "sha256": file_hash(run.path), "wanted": wanted}
+    write_json(out / f"{run.name}.done.json", marker)
+
+
+def _record_study(runs: Sequence[NotebookRun], profile: str) -> None:
+    """Put the costs of a whole study beside the results; those of other profiles stay."""
     path = results_folder() / "timings.json"
     with explain_write_errors(path.parent, "make room or set SAFERLRM_RESULTS to another folder"):
         try:
             timings = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             timings = {}
-        timings.setdefault(profile, {})[run.name] = entry
-        timings[profile] = dict(sorted(timings[profile].items()))
-        write_json(path, timings)
-    marker = {"name": run.name, **entry, "sha256": file_hash(run.path), "wanted": wanted}
-    write_json(out / f"{run.name}.done.json", marker)
+        write_json(path, timings | {profile: {run.name: _costs(run) for run in runs}})
+
+
+def _costs(run: NotebookRun) -> dict[str, Any]:
+    finished = datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return {"seconds": run.seconds, "peak_memory_mb": run.peak_memory_mb, "finished": finished}

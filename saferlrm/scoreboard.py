@@ -12,7 +12,7 @@ from saferlrm.align.methods import RIVALS as TRAINED
 from saferlrm.conditions import FEW
 from saferlrm.crossed import contrasts, crossed_rates
 from saferlrm.rivals import RIVALS
-from saferlrm.suites.synthetic import REASONING
+from saferlrm.suites.synthetic import BENIGN_SUITES, REASONING
 
 
 def method_card() -> pd.DataFrame:
@@ -28,12 +28,13 @@ def rival_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates and costs of every rival with intervals over prompts and seeds.
 
     Args:
-        rows: tidy rows with ``label`` and ``train_tokens``. The model before alignment counts with
+        rows: tidy rows with ``verdict``, ``label`` and ``train_tokens``. The model before alignment counts with
             thinking on, a rival that is a thinking mode with its own.
 
     Returns:
         ``condition``, ``label``, ``setting`` (suite and whether the thought was prefilled), ``metric``, ``rate`` (or
-        mean), ``low``, ``high``, ``n`` (prompts), ``seeds``.
+        mean), ``low``, ``high``, ``n`` (prompts), ``seeds``. The metric ``answered`` is the share of harmless requests
+        with a complying verdict; what is missing from 1 is refused, babble, cut off or about something else.
     """
     part = _own_mode(rows)
     by, found = ("condition", "label", "suite", "mode"), []
@@ -41,6 +42,11 @@ def rival_scores(rows: pd.DataFrame) -> pd.DataFrame:
         table = crossed_rates(part[part["suite"].isin(suites)], metric, by)
         prefilled = table["mode"] == "prefilled"
         found.append(table.assign(setting=table["suite"].where(~prefilled, table["suite"] + ", prefilled")))
+    # Who babbles refuses nothing and answers nothing: a rate of refusals does not see that.
+    harmless = part[part["suite"].isin(BENIGN_SUITES)]
+    table = crossed_rates(harmless.assign(answered=harmless["verdict"] == "compliance"), "answered", by)
+    prefilled = table["mode"].eq("prefilled").map({True: ", prefilled", False: ""})
+    found.append(table.assign(setting=table["suite"] + prefilled + ", answered"))
     # A rival that begins the thought has no other mode; of all others the thought that is their own is counted.
     own = part.groupby("condition")["mode"].transform(lambda modes: (modes != "prefilled").any())
     asked = part[part["suite"].isin(("harmful_unseen", REASONING)) & ~(own & (part["mode"] == "prefilled"))]

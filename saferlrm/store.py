@@ -147,6 +147,10 @@ class Store:
                     found.append(Artefact(path.parent, manifest["key"], manifest))
         return sorted(found, key=lambda artefact: (artefact.manifest["started"], artefact.stage))
 
+    def has_stages(self) -> bool:
+        """Whether a stage was finished here; shipped ones do not count."""
+        return any(path.parent.suffix != ".partial" for path in self.root.glob(f"*/*/{MANIFEST}"))
+
     def unfinished(self) -> list[Path]:
         """Folders of interrupted builds, which the next run resumes."""
         return sorted(self.root.glob("*/*.partial"))

@@ -26,9 +26,14 @@ FAILS: Verdict = "does not hold"
 UNDECIDED: Verdict = "cannot be decided here"
 VERDICTS: tuple[Verdict, ...] = (HOLDS, FAILS, UNDECIDED)
 Grounding = Literal[
-    "abstract", "digest (second-hand)", "popularising page, not in the abstract", "this study, found on one organism"
+    "abstract",
+    "derived from the abstract by this study",
+    "digest (second-hand)",
+    "popularising page, not in the abstract",
+    "this study, found on one organism",
 ]
 ABSTRACT: Grounding = "abstract"
+DERIVED: Grounding = "derived from the abstract by this study"
 DIGEST: Grounding = "digest (second-hand)"
 PAGE: Grounding = "popularising page, not in the abstract"
 STUDY: Grounding = "this study, found on one organism"

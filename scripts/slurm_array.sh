@@ -9,6 +9,10 @@
 #       done
 #     done > tasks.txt
 #
+# Once, before the first job, for Slurm opens the log before this script runs, and every node must see one store:
+#
+#     mkdir -p logs && export SAFERLRM_HOME=/shared/folder/store
+#
 # and then, first what all methods of a model share, then everything at once:
 #
 #     sbatch --array=1-2 scripts/slurm_array.sh models.txt soft_labels    # models.txt: "MODEL - 0", one line a model

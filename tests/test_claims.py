@@ -26,6 +26,7 @@ from saferlrm.plots.ledger import claims_ledger
 from saferlrm.store import repository
 from saferlrm.verdicts import (
     ABSTRACT,
+    DERIVED,
     DIGEST,
     FAILS,
     HOLDS,
@@ -277,7 +278,10 @@ def test_reading_the_results_raises_what_can_be_mended(tmp_path):
 
 def test_the_registry_is_complete_and_says_where_every_claim_was_read():
     assert len(set(IDS)) == len(IDS) >= 14
-    assert {claim.grounding for claim in CLAIMS} <= {ABSTRACT, DIGEST, PAGE, STUDY}
+    assert {claim.grounding for claim in CLAIMS} <= {ABSTRACT, DERIVED, DIGEST, PAGE, STUDY}
+    derived = {claim.id for claim in CLAIMS if claim.grounding == DERIVED}
+    needs = {"head-needs-gradient", "head-needs-labels", "head-needs-signal"}
+    assert derived == needs | {"organisms-degrade", "organisms-head-gains"}
     assert all(claim.wording.endswith(".") and claim.metric and claim.scope for claim in CLAIMS)
     assert all(re.fullmatch(r"arXiv \d{4}\.\d{5}", claim.url) for claim in CLAIMS if claim.grounding != STUDY)
     for headline in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -57,7 +58,8 @@ def test_a_profile_of_one_s_own_needs_no_editor(tmp_path: Path) -> None:
         (["run", "--seed", "-1"], "--seed"),
         (["run", "--sede", "1"], "--sede"),
         (["run", "--notebooks", "/nowhere"], "no notebooks"),
-        (["runn"], "runn"),
+        (["runn"], "No such command 'runn'. Did you mean 'run'?"),
+        (["control", "presafe", "-s", "lambda=1"], "unknown setting 'alignment.lambda' (did you mean 'lambda_aux'?)"),
         (["report", "--profile", "x"], "unknown profile 'x'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -132,6 +134,22 @@ def test_a_misspelt_parameter_is_refused_where_papermill_only_warns(tmp_path: Pa
     assert status == 2
     assert "unknown parameter 'rates' (did you mean 'rate'?)" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_status_shows_the_stages_of_its_model_alone(tmp_path: Path, places: dict[str, str]) -> None:
+    for name, model, seed in (("one", "Qwen/Qwen3-8B", 3), ("two", "Qwen/Qwen3-14B", 4)):
+        folder = tmp_path / "store" / "aligned" / name
+        folder.mkdir(parents=True)
+        settings = {"model": model, "method": "presafe", "seed": seed}
+        manifest = {"stage": "aligned", "key": name * 6, "started": "2026-01-01T00:00", "files": {}}
+        manifest["settings"] = settings
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, out, err = saferlrm_command("status", "--profile", "gpu", **places, COLUMNS="220")
+    assert status == 0, err
+    (row,) = [line for line in out.splitlines() if "presafe" in line]
+    assert "Qwen/Qwen3-8B" in row
+    assert " 3 " in row
+    assert "shipped" not in out
 
 
 def test_status_lists_stages_and_notebooks(tmp_path: Path, places: dict[str, str]) -> None:

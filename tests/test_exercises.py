@@ -39,10 +39,29 @@ def given(exercise: Exercise) -> Any:
     return args if len(args) > 1 else args[0]
 
 
+def guess(exercise: Exercise) -> Any:
+    """A prediction of the right kind: a word where the solution returns one."""
+    if exercise.kind != "measure":
+        return None
+    args = exercise.cases()[0].args
+    right = exercise.defined(exercise.solution)(*args)
+    return right if isinstance(right, str) else 0.1
+
+
 def attempted(exercise: Exercise, code: str) -> str:
-    prediction = 0.1 if exercise.kind == "measure" else None
+    prediction = guess(exercise)
     found = outcome(exercise.id, exercise.defined(code), prediction=prediction, on=given(exercise))
     return found.text
+
+
+def test_a_prediction_that_cannot_be_one_is_refused() -> None:
+    wrongs = (("09.3", "Banana", "one of A, B, C, D"), ("09.3", 0.5, "one of"), ("09.4", "B", "number"))
+    for number, wrong, hint in wrongs:
+        exercise = EXERCISES[number]
+        found = outcome(number, exercise.defined(exercise.solution), prediction=wrong, on=given(exercise))
+        assert not found.passed
+        assert f"{wrong!r} is no guess; predict" in found.text
+        assert hint in found.text
 
 
 class TestEveryExercise:
@@ -51,7 +70,7 @@ class TestEveryExercise:
         text = attempted(exercise, exercise.solution)
         assert text.startswith(f"{exercise.id} passed: {exercise.learned}"), text
         if exercise.kind == "measure":
-            assert re.search(r"You predicted 0\.1; measured here: .+\.$", text)
+            assert re.search(rf"You predicted {re.escape(shown(guess(exercise)))}; measured here: .+\.$", text)
 
     @EACH
     def test_a_blank_says_that_it_is_not_solved_yet(self, exercise: Exercise) -> None:
@@ -104,7 +123,7 @@ class TestEveryExercise:
         self, exercise: Exercise, capsys: pytest.CaptureFixture[str]
     ) -> None:
         names: dict[str, Any] = {}
-        cell = exercise.cell(exercise.solution, prediction="0.2")
+        cell = exercise.cell(exercise.solution, prediction=repr(guess(exercise)))
         if exercise.kind == "measure":
             arguments = exercise.cases()[0].args
             names = {f"given{i}": value for i, value in enumerate(arguments)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import AlignmentSettings, Profile, as_yaml, load_profile, profile_names
+from saferlrm.profile_text import profile_text
 
 
 @pytest.mark.parametrize("name", ["smoke", "organism", "quick", "gpu"])
@@ -129,6 +131,59 @@ def test_a_profile_file_with_mistakes_is_explained(tmp_path: Path, text: str, me
     with pytest.raises(SaferlrmError, match=message) as caught:
         load_profile(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_short_file_for_a_real_model_does_not_get_the_organism_s_settings(tmp_path: Path) -> None:
+    path = tmp_path / "r1.yaml"
+    path.write_text("name: r1\nmodel: deepseek-ai/DeepSeek-R1-Distill-Qwen-7B\nsuite_size: 50\n")
+    with pytest.raises(SaferlrmError, match=r"dtype, .*data.* missing.*saferlrm profile gpu > r1.yaml") as caught:
+        load_profile(path)
+    assert "\n" not in str(caught.value)
+    real = yaml.safe_load(as_yaml(load_profile("gpu", model="org/real")))
+    real["decoding"] = {"temperature": 0.6, "top_p": 0.95}
+    path.write_text(yaml.safe_dump(real))
+    with pytest.raises(SaferlrmError, match=r"decoding.max_new_tokens"):
+        load_profile(path)
+    # What is the same for both, and what only an organism is grown with, may be left out.
+    real = yaml.safe_load(as_yaml(load_profile("gpu", model="org/real")))
+    del real["growth"], real["server"], real["seeds"]
+    path.write_text(yaml.safe_dump(real))
+    assert load_profile(path).model == "org/real"
+    path.write_text("name: mine\nsuite_size: 50\n")
+    assert load_profile(path).model == "organism"
+    with pytest.raises(SaferlrmError, match="missing"):
+        load_profile(path, model="org/real")
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    assert load_profile(path, model=str(weights)).suite_size == 50
+    with (weights / "model.safetensors").open("wb") as file:
+        file.truncate(1_000_000_000)
+    with pytest.raises(SaferlrmError, match="missing"):
+        load_profile(path, model=str(weights))
+
+
+def test_a_relative_path_is_also_looked_for_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saferlrm.profile.repository", lambda: tmp_path)
+    (tmp_path / "mine.yaml").write_text(as_yaml(load_profile("smoke", name="mine")))
+    assert load_profile("mine.yaml").name == "mine"
+
+
+def test_bad_yaml_is_placed_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nseeds: [0\nmodel: x\n")
+    with pytest.raises(SaferlrmError, match=r"mine.yaml' is not valid YAML: .* line \d") as caught:
+        load_profile(path)
+    assert "unicode string" not in str(caught.value)
+
+
+def test_a_shipped_profile_is_printed_with_its_comments() -> None:
+    text = profile_text("gpu", **{"name": "mine", "alignment.micro_batch": 3, "modes": ["off", "on"]})
+    assert text.startswith("# The same study on a real reasoning model")
+    assert "micro_batch: 3           # of these so many at once" in text or "micro_batch: 3" in text
+    changed = load_profile("gpu", **{"name": "mine", "alignment.micro_batch": 3, "modes": ["off", "on"]})
+    assert Profile.model_validate_json(json.dumps(yaml.safe_load(text))) == changed
+    assert text.count("#") == profile_text("gpu").count("#") > 10
+    assert "#" not in profile_text("gpu", data=load_profile("organism").data)  # a section has no line of its own
 
 
 def test_quick_is_the_organism_study_with_less_of_everything_that_it_marks() -> None:

@@ -16,6 +16,7 @@ from processes import start_python, wait_for
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.runner import check_parameters, notebook_parameters, run_notebooks, select_notebooks
+from saferlrm.store import write_json
 
 PARAMETERS = 'profile = "organism"\nseed = 0\nrate = 0.5\nlayers = [0, 1]\nquick = True'
 
@@ -36,6 +37,7 @@ def write_notebook(folder: Path, name: str, *cells: str, parameters: str = PARAM
 def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two notebooks; each appends a line to a log, so that executions can be counted."""
     monkeypatch.setenv("SAFERLRM_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SAFERLRM_HOME", str(tmp_path / "store"))
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     log = "import os\nopen(os.environ['LOG'], 'a').write(f'{name} {profile} {seed}\\n')"
     write_notebook(tmp_path / "notebooks", "00_first", f"name = 'first'\n{log}")
@@ -63,8 +65,28 @@ def test_notebooks_run_in_order_with_their_parameters_and_are_measured(notebooks
     assert cells[-1][1] == cells[-1][2]
     executed = nbformat.read(runs[1].path, as_version=4)
     assert executed.cells[-1].outputs[0].text == "5\n"
-    timings = json.loads((notebooks.parent / "results" / "timings.json").read_text())
-    assert timings["smoke"]["01_second"]["seconds"] == runs[1].seconds
+    marker = json.loads((notebooks.parent / "out" / "01_second.done.json").read_text())
+    assert marker["seconds"] == runs[1].seconds
+
+
+def test_only_a_whole_study_from_an_empty_store_renews_the_reported_timings(notebooks: Path) -> None:
+    timings = notebooks.parent / "results" / "timings.json"
+    run(notebooks, only=("00",))
+    run(notebooks, shipped=True, out=notebooks.parent / "shipped")
+    run(notebooks, parameters={"seed": "1"}, out=notebooks.parent / "other")
+    run(notebooks)  # one of the two was finished before
+    assert not timings.exists()
+    stage = notebooks.parent / "store" / "organism" / "0123"
+    stage.mkdir(parents=True)
+    (stage / "manifest.json").write_text("{}")
+    run(notebooks, fresh=True)
+    assert not timings.exists()
+    (stage / "manifest.json").unlink()
+    write_json(timings, {"organism": {"00_first": {}}, "smoke": {"old": {}}})
+    run(notebooks, fresh=True)
+    written = json.loads(timings.read_text())
+    assert list(written["smoke"]) == ["00_first", "01_second"]
+    assert written["organism"] == {"00_first": {}}
 
 
 def test_finished_notebooks_are_skipped_until_something_changes(notebooks: Path) -> None:

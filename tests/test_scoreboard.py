@@ -19,6 +19,7 @@ def rows_of(condition: str, rate: float, seeds: int = 2, mode: str = "on", suite
             {
                 "prompt_id": f"{suite}{i}", "suite": suite, "mode": mode, "seed": s, "condition": condition,
                 "label": condition.partition("/")[0], "attack_success": i < rate * SIZE, "refused": i >= rate * SIZE,
+                "verdict": "compliance" if i < rate * SIZE else "babble" if suite == "safe_but_scary" else "refusal",
                 "correct": None, "n_tokens": 10.0 + i % 3, "train_tokens": 100.0 * (condition != "before"),
             }
             for i in range(SIZE) for s in range(seeds)
@@ -56,6 +57,13 @@ def test_training_costs_tokens_and_decoding_none(rows: pd.DataFrame) -> None:
     table = rival_scores(rows).query("metric == 'train_tokens'").set_index("condition")
     assert table.loc["before", "rate"] == 0
     assert table.loc["sft", "rate"] == 100
+
+
+def test_who_babbles_answers_no_harmless_request(rows: pd.DataFrame) -> None:
+    harmless = rows_of("sft", 0.2, suite="safe_but_scary")
+    table = rival_scores(pd.concat([rows, harmless])).query("metric == 'answered'")
+    assert list(table["setting"]) == ["safe_but_scary, answered"]
+    assert table["rate"].item() == pytest.approx(0.2)
 
 
 def test_pairs_are_apart_only_where_the_corrected_interval_says_so(rows: pd.DataFrame) -> None:

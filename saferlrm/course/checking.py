@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Number, Real
 from types import CodeType
 from typing import Any
 
@@ -77,6 +77,8 @@ def _outcome(exercise: Exercise, attempt: Any, prediction: Any, on: Any) -> Outc
         if isinstance(measured, Exception):
             raised = f"`{name}` passes on small tables, but on the notebook's own it raises {_told(measured)}"
             return Outcome(False, f"{exercise.id} not right yet: {raised}")
+        if complaint := _no_guess(prediction, measured, on):
+            return Outcome(False, f"{exercise.id} not solved yet: `{name}` is right; but {complaint}")
         told += f"\nYou predicted {shown(prediction)}; measured here: {shown(measured)}."
     return Outcome(True, told)
 
@@ -87,6 +89,18 @@ def _doubt(exercise: Exercise, prediction: Any) -> str | None:
         return None
     meant = f"; did you mean {prediction / 100:.4g}?" if 1 < prediction <= 100 else "."
     return f"your guess is {shown(prediction)}, but a share lies between 0 and 1{meant}"
+
+
+def _no_guess(prediction: Any, measured: Any, on: Any) -> str | None:
+    """Why a prediction cannot be one of what was measured: a word for a number, or a label that no table has."""
+    if isinstance(measured, str):
+        tables = [table for table in (on if isinstance(on, tuple) else (on,)) if hasattr(table, "columns")]
+        labels = [label for table in tables if "label" in table.columns for label in dict.fromkeys(table["label"])]
+        if not isinstance(prediction, str) or (labels and prediction not in labels):
+            return f"{prediction!r} is no guess; predict one of {', '.join(labels) or 'the words it can return'}."
+    elif isinstance(measured, Number) and (not isinstance(prediction, Number) or isinstance(prediction, str | bool)):
+        return f"{prediction!r} is no guess; predict a number."
+    return None
 
 
 def _complaint(exercise: Exercise, attempt: Callable[..., Any], name_mistakes: bool = True) -> str | None:

@@ -47,20 +47,22 @@ def _seed_property(attempt: Callable[..., Any]) -> str | None:
 
 
 def _costs() -> list[Case]:
-    def scores(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
+    def scores(rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:
         made = []
-        for label, attack, refused in rows:
+        for label, attack, refused, babble in rows:
             made += [(label, "attack_success", f"harmful {more}", attack + more) for more in (0.0, 0.1)]
             made += [(label, "refused", suite, refused) for suite in ("benign", "safe_but_scary")]
+            answered = 0.95 - refused - babble
+            made += [(label, "answered", f"{suite}, answered", answered) for suite in ("benign", "safe_but_scary")]
             made.append((label, "correct", "reasoning", 1.0))
         return pd.DataFrame(made, columns=["label", "metric", "setting", "rate"])
 
-    three = scores([("A", 0.9, 0.0), ("B", 0.0, 0.3), ("C", 0.3, 0.02)])
+    four = scores([("A", 0.9, 0.0, 0.0), ("B", 0.0, 0.3, 0.0), ("C", 0.3, 0.02, 0.0), ("D", 0.0, 0.0, 0.6)])
     return [
-        Case((three, 1.0)),
-        Case((three, 10.0), "refusals cost ten times as much"),
-        Case((three, 0.0), "refusals cost nothing"),
-        Case((three, 100.0)),
+        Case((four, 1.0)),
+        Case((four, 10.0), "silence costs ten times as much"),
+        Case((four, 0.1), "silence costs little"),
+        Case((four, 100.0)),
     ]
 
 
@@ -193,10 +195,10 @@ EXERCISES = (
         minutes=15,
         function="cheapest",
         statement="""
-        Let an answered attack cost 1 and a refused harmless prompt $c$. A method's cost is its mean attack success over
-        the settings, plus $c$ times its mean over-refusal. Guess which method is cheapest where a refusal costs as
-        much as
-        ten answered attacks, then measure. Where methods cost the same, take the one that comes first in the table.
+        Let an answered attack cost 1 and a harmless request that is *not answered* $c$: refused, met with babble or
+        with an answer about something else. A method's cost is its mean attack success over the settings, plus $c$
+        times one minus its mean of `answered`. Guess which method is cheapest where silence costs as much as ten
+        answered attacks, then measure. Where methods cost the same, take the one that comes first in the table.
         """,
         hint="Mean rate by label and metric; `pivot_table(..., sort=False)` keeps the order of the table, and "
         "`idxmin` takes "
@@ -206,14 +208,14 @@ EXERCISES = (
         on=("whole", "10"),
         starter='''
         def cheapest(scores: pd.DataFrame, c: float) -> str:
-            """Label with the lowest mean attack_success + c · mean refused; columns label, metric, rate."""
+            """Label with the lowest mean attack_success + c · (1 - mean answered); columns label, metric, rate."""
             return None  # your code
         ''',
         solution='''
         def cheapest(scores: pd.DataFrame, c: float) -> str:
-            """Label with the lowest mean attack_success + c · mean refused; columns label, metric, rate."""
+            """Label with the lowest mean attack_success + c · (1 - mean answered); columns label, metric, rate."""
             mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
-            return str((mean["attack_success"] + c * mean["refused"]).idxmin())
+            return str((mean["attack_success"] + c * (1 - mean["answered"])).idxmin())
         ''',
         learned="No rival is best as such: the ranking depends on a price that only a place of use can name. Publish "
         "the "
@@ -224,9 +226,9 @@ EXERCISES = (
                 """
                 def cheapest(scores, c):
                     mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
-                    return str((c * mean["attack_success"] + mean["refused"]).idxmin())
+                    return str((c * mean["attack_success"] + 1 - mean["answered"]).idxmin())
                 """,
-                "The price stands at the attacks; it belongs to the refusals.",
+                "The price stands at the attacks; it belongs to the silence.",
             ),
             Mistake(
                 """
@@ -234,15 +236,23 @@ EXERCISES = (
                     mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
                     return str(mean["attack_success"].idxmin())
                 """,
-                "Refusals cost nothing here.",
+                "Silence costs nothing here.",
             ),
             Mistake(
                 """
                 def cheapest(scores, c):
                     mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
-                    return str((mean["attack_success"] + c * mean["refused"]).idxmax())
+                    return str((mean["attack_success"] + c * (1 - mean["answered"])).idxmax())
                 """,
                 "That is the dearest.",
+            ),
+            Mistake(
+                """
+                def cheapest(scores, c):
+                    mean = scores.pivot_table(index="label", columns="metric", values="rate", sort=False)
+                    return str((mean["attack_success"] + c * mean["refused"]).idxmin())
+                """,
+                "Only refusals are counted: babble refuses nothing, and answers nothing either.",
             ),
         ),
     ),

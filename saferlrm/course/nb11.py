@@ -21,6 +21,8 @@ def _completions() -> list[Case]:
         Case(("<think>Plan without an end",), "the thought never closes"),
         Case(("Answer without a thought.",), "no thought at all"),
         Case(("<think></think>Answer.",), "an empty thought"),
+        Case(("Plan.</think>Answer.",), "R1's template has opened the thought, so the completion only closes it"),
+        Case(("Plan.</think>First.</think>Second.",), "the same, closed twice"),
     ]
 
 
@@ -88,9 +90,10 @@ EXERCISES = (
         minutes=15,
         function="answer_of",
         statement="""
-        An evaluation cuts the thought off before the judge reads the answer, as below. Three kinds of completion are
-        cut wrongly. What the user sees is everything after the *first* end of the thought; a thought that never ends
-        has no answer; and a completion without a thought is all answer. Mend it.
+        An evaluation cuts the thought off before the judge reads the answer, as below. Two kinds of completion are
+        cut wrongly. What the user sees is everything after the *first* end of the thought, whether `<think>` stands in
+        the completion or, as with R1, at the end of the prompt; a thought that never ends has no answer; and a
+        completion with neither mark is all answer. Mend it.
         """,
         hint="Which `</think>` does `split(...)[-1]` cut at, and what does it return where there is none?",
         starter='''
@@ -101,10 +104,10 @@ EXERCISES = (
         solution='''
         def answer_of(completion: str) -> str:
             """What the user sees of a completion."""
-            if "<think>" not in completion:
-                return completion
             thought, closed, answer = completion.partition("</think>")
-            return answer if closed else ""
+            if closed:
+                return answer
+            return "" if "<think>" in thought else completion
         ''',
         learned="Cut at the last end, and whatever was shown before it is hidden from the judge; take an endless "
         "thought for an answer, and the judge reads what no user saw.",
@@ -116,6 +119,15 @@ EXERCISES = (
                     return completion.partition("</think>")[2]
                 """,
                 "A completion without a thought has no `</think>`, and all of it is lost here.",
+            ),
+            Mistake(
+                """
+                def answer_of(completion):
+                    if "<think>" not in completion:
+                        return completion
+                    return completion.partition("</think>")[2]
+                """,
+                "Where the template has opened the thought, there is no `<think>` to look for: R1's thought is shown.",
             ),
             Mistake(
                 """

@@ -11,7 +11,7 @@ from saferlrm.plots import style
 from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
 from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
 
-COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict")
+COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why")
 # Shape, colour, and how a title says it of several claims.
 SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
 AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
@@ -58,6 +58,8 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
         "A claim holds if the whole interval is on its side of the bound, and does not hold if the whole "
         "interval is on the other side."
     )
+    if any(map(_not_after_holm, table.itertuples())):
+        caption += " H: the bound is not excluded after Holm's correction for the number of comparisons."
     listed = " ".join(f"{row.claim} {row.verdict.capitalize()}." for row in table.itertuples())
     figure = style.finish(figure, f"{len(table)} claims: {told}", caption, "A table of claims and verdicts.", ax)
     figure.set_label(f"{style.alt_text(figure)} {listed}")
@@ -67,4 +69,10 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
 def _measured(row: tuple) -> str:
     if pd.isna(row.low) and pd.isna(row.high):
         return "not measured"
-    return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
+    mark = "  H" if _not_after_holm(row) else ""
+    return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]{mark}"
+
+
+def _not_after_holm(row: tuple) -> bool:
+    """Whether the interval alone would have decided, and the correction for the number of comparisons did not."""
+    return row.verdict == UNDECIDED and "after Holm's correction" in row.why

@@ -16,20 +16,23 @@ from saferlrm.plots.forest import INTERVALS, seeds_said
 from saferlrm.plots.measures import colour, conditions
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
 
+ANSWERS = 0.5  # share of the harmless requests that a method must answer to be compared
+
 
 def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full") -> Figure:
     """Safety against over-refusal and against accuracy, one labelled marker per rival.
 
-    Each rival answers in its own thinking mode; trained ones think. Rivals without training are the same in both
-    budgets.
+    Who answers less than half of the harmless requests (babble refuses nothing, and is no attack's success either) is
+    struck through, labelled with that share and left out of the best. Each rival answers in its own thinking mode;
+    trained ones think. Rivals without training are the same in both budgets.
 
     Args:
-        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``attack_success``, ``refused``, ``correct``,
-            ``condition``, ``method``, ``seed``, ``label`` and ``train_tokens`` (0: nothing is trained).
+        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``verdict``, ``attack_success``, ``refused``,
+            ``correct``, ``condition``, ``method``, ``seed``, ``label`` and ``train_tokens`` (0: nothing is trained).
         budget: ``full`` or ``few`` alignment examples.
     """
     needed = ("prompt_id", "suite", "mode", "attack_success", "refused", "correct", "condition", "method", "seed")
-    needed = (*needed, "label", "train_tokens")
+    needed = (*needed, "label", "train_tokens", "verdict")
     style.require(rows, needed, "rivals_frontier")
     if budget not in ("full", "few"):
         raise SaferlrmError(f"the figure rivals_frontier knows the budgets full and few, not {budget!r}")
@@ -37,7 +40,9 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     table = rows[few | (rows["train_tokens"] == 0)] if budget == "few" else rows[~few]
     style.require(table, needed, "rivals_frontier")
     table = pd.concat([_own_mode(part) for _, part in table.groupby("condition", sort=False)])
+    table = table.assign(answered=table["verdict"] == "compliance")
     suites = {"attack_success": HARMFUL_SUITES, "refused": BENIGN_SUITES, "correct": (REASONING,)}
+    suites["answered"] = BENIGN_SUITES
     for metric, group in suites.items():
         style.require(table[table["suite"].isin(group) & table[metric].notna()], (), f"rivals_frontier ({metric})")
     found = {
@@ -47,11 +52,15 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     names = table.drop_duplicates("condition").set_index("condition")["label"].str.replace(", few", "", regex=False)
     trained = table.drop_duplicates("condition").set_index("condition")["train_tokens"] > 0
     order = [name for name in conditions(table["condition"]) if all(name in one.index for one in found.values())]
+    answered = found["answered"]["rate"]
+    silent = [name for name in order if answered[name] < ANSWERS]
     figure, axes = style.canvas(1, 2, 7.0, width=11.0, sharey=True)
     attack = found["attack_success"]
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):
         for name in order:
             _cross(ax, found[metric].loc[name], attack.loc[name], colour(name), bool(trained[name]))
+            if name in silent:
+                ax.plot(found[metric].loc[name, "rate"], attack.loc[name, "rate"], "x", color="#222222", zorder=5)
     style.low_rate_axis(axes[0, 0], "x", "over-refusal", found["refused"]["high"].max())
     style.rate_axis(axes[0, 1], "x", "problems solved")
     solved = found["correct"]
@@ -61,6 +70,9 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
         ax.set_title(f"lower {good} is better", fontweight="normal", fontsize=11, color=style.GREY)
     axes[0, 0].plot([], [], "o", color=style.GREY, markersize=9, label="trained")
     axes[0, 0].plot([], [], "D", color=style.GREY, markerfacecolor="white", markersize=8, label="not trained")
+    if silent:
+        name = "answers less than half of the harmless requests"
+        axes[0, 0].plot([], [], "x", color="#222222", markersize=7, label=name)
     sizes = pd.concat([one["n"] for one in found.values()])
     budget_name = "Few alignment examples" if budget == "few" else "Full alignment set"
     caption = (
@@ -68,11 +80,15 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
         f"suites, over-refusal on all harmless ones. {INTERVALS}"
     )
     shows = "Two scatter plots of attack success, against over-refusal and against problems solved."
-    finding = _rivals_finding(found, order, names)
+    finding = _rivals_finding(found, [name for name in order if name not in silent] or order, names)
+    if silent and len(silent) < len(order):
+        said = ", ".join(f"{names[name]} {style.percent(answered[name])}" for name in silent)
+        finding += f". Left out, for they answer few harmless requests: {said}"
     figure = style.finish(figure, finding, caption, shows, axes[0, 0])
+    told = [names[n] + (f", answers {style.percent(answered[n])}" if n in silent else "") for n in order]
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):
         points = [(found[metric].loc[name, "rate"], attack.loc[name, "rate"]) for name in order]
-        labels.place(ax, points, [names[name] for name in order], [colour(name) for name in order])
+        labels.place(ax, points, told, [colour(name) for name in order])
     return figure
 
 

@@ -259,7 +259,9 @@ def truncation(rows: pd.DataFrame) -> Figure:
         ax.set_xlabel("most tokens of an answer")
         ax.set_xticks(sorted(rows["value"].unique()))
         style.rate_axis(ax, "y")
-    caption = f"{style.counts(pd.concat(sizes))} prompts a point. Thinking on.{_seeds(rows)} {SAMPLED}"
+    seeds = _seeds(rows)
+    over = SAMPLED.replace(" and alignment seeds", "") if seeds == " One alignment seed." else SAMPLED
+    caption = f"{style.counts(pd.concat(sizes))} prompts a point. Thinking on.{seeds} {over}"
     shows = "Lines of three rates by token limit."
     return style.finish(figure, _truncation_finding(harmful, bases), caption, shows, axes[0, 0])
 

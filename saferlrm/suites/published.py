@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from saferlrm.errors import SaferlrmError
+from saferlrm.profile import DataSettings
 from saferlrm.store import say
 from saferlrm.suites import reading
 
@@ -264,6 +265,31 @@ def load(
     else:
         rows = reading.load_repository(one.name, one.hub, one.config, one.split, one.revision)
     return _standard(one, rows, allow_fewer)
+
+
+def require_files(data: DataSettings) -> None:
+    """Every file that a folder of local copies lacks, said at once.
+
+    Raises:
+        SaferlrmError: two or more are missing; a single one is named by :func:`load`.
+    """
+    root = None if data.folder is None else Path(data.folder).expanduser()
+    if root is None or not root.is_dir():
+        return
+    roles = (data.harmful, data.benign, data.scary, data.scary_contrast, data.reasoning)
+    missing = []
+    for name in dict.fromkeys(name for role in (*roles, data.train_harmful, data.train_benign) for name in role):
+        try:
+            reading.find_local(name, _stems(get(name)), root, data.files)
+        except SaferlrmError as problem:
+            if not str(problem).startswith("no local file of"):
+                raise
+            missing.append(name)
+    if len(missing) > 1:
+        raise SaferlrmError(
+            f"no local file of {', '.join(missing)} in {root}; add <name>.csv, .tsv, .json, .jsonl or .parquet for "
+            "each, or name the files in data.files"
+        )
 
 
 def _stems(one: DataSet) -> list[str]:

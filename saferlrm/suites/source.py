@@ -213,6 +213,7 @@ class PublishedPrompts:
         for role in ("scary", "scary_contrast"):
             if not getattr(data, role):
                 raise SaferlrmError(f"data.{role} names no data set; set data.scary and data.scary_contrast")
+        published.require_files(data)
         suites = self._benchmarks()
         self.pools = {True: self._rows("train_harmful"), False: self._rows("train_benign")}
         self.n_compared = sum(map(len, self.pools.values()))

@@ -1,0 +1,94 @@
+"""How much a whole study trains and samples, counted from its settings before anything runs.
+
+Counted are the adapters, each once although several notebooks use it, and the answers of the decisions, the alignment
+set and the scorecards. Probes, attacks, samples at other temperatures and decoding-time rivals come on top: they need
+no adapter, and a fraction of the answers. So the sums are lower bounds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pandas as pd
+
+from saferlrm.architectures import Architecture
+from saferlrm.conditions import BEFORE, CARD_SUITES, Condition, condition, controls, rivals, sweeps
+from saferlrm.estimate import Estimate
+from saferlrm.profile import Profile
+from saferlrm.study.controls import SWEPT_PROMPTS
+from saferlrm.suites.synthetic import SUITE_NAMES
+
+BEGIN_SMALL = {"suite_size": 50, "seeds": (0,), "modes": ("off", "on")}  # what docs/gpu_server.md begins with
+
+
+def workload(profile: Profile, arch: Architecture, made: Estimate | None = None) -> pd.DataFrame:
+    """Adapters, answers and hours of each notebook that trains or samples much.
+
+    Args:
+        made: an estimate of the same profile, for hours; without it they are missing.
+
+    Returns:
+        ``notebook``, ``adapters`` (not trained by an earlier one), ``passes`` (examples these see, in thousands),
+        ``answers``, ``hours``; the last row is the sum.
+    """
+    p, e, done, rows = profile, profile.evidence, set[object](), []
+    card = (len(CARD_SUITES) + 1) * e.suite_size  # and once with the thought begun
+    whole = len(SUITE_NAMES) * p.suite_size
+    scored = [(condition(name), p.seeds) for name in ("sft", "presafe")]
+
+    def add(notebook: str, runs: Iterable[tuple[Condition, Iterable[int]]], answers: int, each: int) -> None:
+        trained, examples, asked = 0, 0, answers
+        for one, seeds in runs:
+            for seed in [0] if one.method == BEFORE else seeds:
+                key = _key(one, profile, seed)
+                if (key, each) not in done:  # a card is stored, whichever notebook asks for it
+                    done.add((key, each))
+                    asked += each
+                if one.method != BEFORE and key not in done:
+                    done.add(key)
+                    trained, examples = trained + 1, examples + _examples(one, profile)
+        rows.append((notebook, trained, examples / 1000, asked))
+
+    add("02", [], len(p.modes) * whole, 0)
+    add("04", [], p.classifier.n_prompts, 0)
+    add("05", scored, p.alignment.n_harmful + p.alignment.n_benign, 0)
+    add("06", scored, 0, len(p.modes) * whole)
+    # The whole alignment set takes long and the controls hardly differ on it: fewer seeds.
+    add("07, controls", [(one, e.seeds if one.few else e.sweep_seeds) for one in controls()], 0, card)
+    if not e.quick:
+        swept = (len(CARD_SUITES) + 1) * min(SWEPT_PROMPTS, e.suite_size)
+        add("07, sweeps", [(one, e.sweep_seeds) for one in sweeps(p, arch.layers)], 0, swept)
+    add("09, rivals", [(one, e.sweep_seeds) for one in rivals()], 0, card)
+    table = pd.DataFrame(rows, columns=["notebook", "adapters", "passes", "answers"])
+    table["hours"] = float("nan") if made is None else _hours(table, profile, made)
+    total = {"notebook": "all", **table.drop(columns="notebook").sum(skipna=False).to_dict()}
+    table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+    return table.astype({"adapters": int, "answers": int})
+
+
+def small(profile: Profile) -> Profile:
+    """The profile with the settings of a first, small run; its evidence shrinks with it."""
+    evidence = profile.evidence.model_copy(update={"suite_size": BEGIN_SMALL["suite_size"]})
+    return profile.model_copy(update={**BEGIN_SMALL, "evidence": evidence})
+
+
+def _key(one: Condition, profile: Profile, seed: int) -> str:
+    """What makes two conditions the same training: method, settings and seed."""
+    settings = {name: section.model_dump(mode="json") for name, section in one.settings(profile).items()}
+    return json.dumps([one.method, settings, seed], sort_keys=True)
+
+
+def _examples(one: Condition, profile: Profile) -> int:
+    """Examples that go through the model while one adapter trains."""
+    a = one.settings(profile).get("alignment", profile.alignment)
+    harmful = a.n_harmful if a.subset_harmful is None else a.subset_harmful
+    benign = a.n_benign if a.subset_benign is None else a.subset_benign
+    return (harmful + benign) * a.epochs
+
+
+def _hours(table: pd.DataFrame, profile: Profile, made: Estimate) -> pd.Series:
+    times = {line.what.split(",")[0].split(" of ")[0]: line.value for line in made.lines if line.unit == "hours"}
+    a = profile.alignment
+    seen = _examples(condition("sft"), profile) if a.n_harmful + a.n_benign else 1
+    return table["passes"] * 1000 / seen * times["one adapter"] + table["answers"] / 1000 * times["1000 answers"]
