@@ -98,7 +98,8 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     most = max(0.0, -100 * gains["low"].min())
     return [
         f"[The ledger](../notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: "
-        f"{told}. Does the head help beyond plain fine-tuning, and why? (differences of attack success, over prompts and seeds)",
+        f"{told}. Does the head help beyond plain fine-tuning, and why? "
+        "(differences of attack success, over prompts and seeds)",
         _table(("claim", "measured", "bound", "verdict"), made),
         f"Against the same training without it no gain of the head beyond {most:.1f} points is within any of the "
         f"{len(gains)} intervals; which gains are excluded the single intervals say.",
