@@ -103,7 +103,7 @@ class AlignmentSettings(Settings):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Rate = 1e-3
     head_learning_rate: Rate = 1e-2
-    epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
