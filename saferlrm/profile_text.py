@@ -13,7 +13,7 @@ from typing import Any
 from saferlrm.profile import as_yaml, load_profile, profile_names
 
 
-def profile_text(name: str, **changes: Any) -> str:
+def profile_text(name: str, /, **changes: Any) -> str:
     """The settings of a profile as YAML: a shipped one with its comments, a file's as they are resolved.
 
     Args:
