@@ -304,12 +304,13 @@ def test_the_command_prints_every_number_with_its_basis() -> None:
     )
 
 
-def test_a_published_model_needs_neither_torch_nor_a_hub() -> None:
+def test_a_published_model_needs_no_hub() -> None:
     script = (
-        "import sys; from saferlrm.cli import main\n"
+        "import socket, sys; from saferlrm.cli import main\n"
+        "def refused(*_): raise AssertionError('the network was asked')\n"
+        "socket.socket.connect = socket.getaddrinfo = refused\n"
         "try: main(['estimate', '--model', 'Qwen3-8B'])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        "except SystemExit as end: assert not end.code"
     )
     process = start_python("-c", script)
     _, err = process.communicate(timeout=120)

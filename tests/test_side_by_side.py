@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from saferlrm.conditions import condition
-from saferlrm.errors import SaferlrmError
 from saferlrm.memory import MEMORY_KEPT, PeakMemory, environment, give_back
 from saferlrm.profile import load_profile
 from saferlrm.store import Store
@@ -61,8 +62,9 @@ def test_workers_stay_for_the_next_table_and_are_renewed_after_a_failure(two):
     assert workers() == first
     assert set(rows["method"]) == {"sft", "presafe"}
     assert rows.groupby("method")["seed"].nunique().eq(len(two.profile.seeds)).all()
-    with pytest.raises(SaferlrmError, match="nonsense"):
-        two.side_by_side("history", [("nonsense", 0), ("nonsense", 1)])
+    os.kill(min(first), signal.SIGKILL)
+    with pytest.raises(BrokenProcessPool):
+        two.side_by_side("scorecard", [("sft", 0), ("presafe", 0)])
     assert not workers() & first
 
 
