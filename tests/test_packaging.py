@@ -97,7 +97,8 @@ def test_profiles_are_part_of_the_package() -> None:
 
 
 def test_lab_opens_the_first_notebook_where_links_into_docs_work() -> None:
-    arguments = ["make", "-n", "lab", "LAB_ARGS=--no-browser"]
+    # Called from another make, as the tests are, it would print the folders it enters and leaves.
+    arguments = ["make", "-n", "--no-print-directory", "lab", "LAB_ARGS=--no-browser"]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     command = done.stdout.strip().splitlines()[-1]
     assert f'root_dir="{ROOT}"' in command

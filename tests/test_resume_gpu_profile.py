@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from processes import start_python
 from test_distributed import TORCHRUN, assert_same_run
 
@@ -109,7 +110,9 @@ def test_a_launcher_trains_the_same_adapter_and_the_first_process_commits_it(
     assert not list(tmp_path.glob("*/*.partial"))
 
 
-def test_tasks_of_an_array_share_a_store_and_compute_nothing_twice(profile: Path, tmp_path: Path) -> None:
+def test_tasks_of_an_array_share_a_store_and_compute_nothing_twice(
+    profile: Path, through: Path, tmp_path: Path
+) -> None:
     model, store = yaml.safe_load(profile.read_text())["model"], tmp_path / "store"
     (tmp_path / "tasks.txt").write_text(f"{model} sft 1\n{model} safety_tax 1 alignment.epochs=2\n")
     places = {
@@ -119,23 +122,39 @@ def test_tasks_of_an_array_share_a_store_and_compute_nothing_twice(profile: Path
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
 
-    def task(number: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["bash", SCRIPT, tmp_path / "tasks.txt", "aligned"],
-            env=os.environ | places | {"SLURM_ARRAY_TASK_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def task(number: int) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"task_{number}.log").open("wb") as log:
+            return subprocess.Popen(
+                ["bash", SCRIPT, tmp_path / "tasks.txt", "aligned"],
+                env=os.environ | places | {"SLURM_ARRAY_TASK_ID": str(number)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
-    both = [task(1), task(2)]
-    said = [finished(process) for process in both]
-    # Both need the alignment set first: one computed it while the other waited.
-    assert sum("stage alignment_set" in text and "waiting for it" in text for text in said) == 1
+    def said(number: int) -> str:
+        return (tmp_path / f"task_{number}.log").read_text()
+
+    # Both need the alignment set first. It is held here until both wait for it, so that neither is early.
+    (shared,) = (through / "alignment_set").iterdir()
+    (store / ".locks").mkdir(parents=True)
+    deadline = time.monotonic() + 240
+    with FileLock(store / ".locks" / f"alignment_set-{shared.name}.lock"):
+        both = [task(1), task(2)]
+        while not all("stage alignment_set" in said(n) and "waiting for it" in said(n) for n in (1, 2)):
+            assert [process.poll() for process in both] == [None, None], said(1) + said(2)
+            assert time.monotonic() < deadline, said(1) + said(2)
+            time.sleep(0.05)
+    manifest = store / "alignment_set" / shared.name / "manifest.json"
+    while not manifest.exists():
+        assert time.monotonic() < deadline, said(1) + said(2)
+        time.sleep(0.02)
+    computed = manifest.stat().st_ino
+    assert [process.wait(timeout=300) for process in both] == [0, 0], said(1) + said(2)
+    assert manifest.stat().st_ino == computed
     assert {path.name: len(list(path.iterdir())) for path in store.iterdir() if path.name != ".locks"} == {
         "alignment_set": 1,
         "aligned": 2,
     }
     committed = {path: path.stat().st_ino for path in store.glob("*/*/manifest.json")}
-    finished(task(1))
+    assert task(1).wait(timeout=300) == 0, said(1)
     assert {path: path.stat().st_ino for path in store.glob("*/*/manifest.json")} == committed
