@@ -39,7 +39,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Traine
 
 from saferlrm.activations import extract
 from saferlrm.align.data import Encoded
-from saferlrm.align.trainer import build_model, build_trainer
+from saferlrm.align.run import build_model, build_trainer
 from saferlrm.architectures import Architecture, architecture
 from saferlrm.chat import ChatFormat
 from saferlrm.errors import SaferlrmError

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 from saferlrm.align.data import AlignmentExample, Collator, encode_all
-from saferlrm.align.trainer import build_model, build_trainer
+from saferlrm.align.run import build_model, build_trainer
 from saferlrm.lm import load_lm
 from saferlrm.organism.corpus import conversations
 from saferlrm.profile import AlignmentSettings

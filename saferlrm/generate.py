@@ -19,6 +19,7 @@ from saferlrm.batching import Batch, context_length, end_ids
 from saferlrm.chat import ChatFormat, ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
+from saferlrm.placement import out_of_memory
 from saferlrm.progress import track
 from saferlrm.store import say
 
@@ -249,14 +250,6 @@ def _finished(
         rows //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def out_of_memory(problem: BaseException) -> bool:
-    """Whether an error of torch is a lack of memory: of a GPU, of Apple's, or of the computer."""
-    said = str(problem).lower()
-    return isinstance(problem, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in said for words in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-    )
 
 
 @functools.cache

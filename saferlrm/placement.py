@@ -61,6 +61,7 @@ def out_of_memory(error: BaseException) -> bool:
         or "not enough memory" in text
         or "cannot allocate memory" in text
         or "can't allocate memory" in text
+        or "alloc_failed" in text  # cuBLAS
     )
 
 

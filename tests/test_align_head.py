@@ -18,7 +18,7 @@ from saferlrm.align.head import (
     read_latent,
     resolve_layer,
 )
-from saferlrm.align.trainer import build_model
+from saferlrm.align.run import build_model
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.profile import AlignmentSettings

@@ -26,7 +26,8 @@ from transformers import (
 from saferlrm.align import LabelSources, align, get_method, prepare, safety_gradient
 from saferlrm.align.data import AlignmentExample, Collator, encode_all
 from saferlrm.align.head import decoder_blocks
-from saferlrm.align.trainer import HEAD_FILE, build_model, build_trainer
+from saferlrm.align.run import build_model, build_trainer
+from saferlrm.align.weights import HEAD_FILE
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import load_lm
 from saferlrm.profile import AlignmentSettings

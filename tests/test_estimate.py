@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 from saferlrm.activations import extract
-from saferlrm.align.trainer import build_model
+from saferlrm.align.run import build_model
 from saferlrm.architectures import Architecture, architecture, published
 from saferlrm.cli import main
 from saferlrm.errors import SaferlrmError

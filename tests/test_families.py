@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from saferlrm.activations import extract
 from saferlrm.align import align
 from saferlrm.align.data import IGNORE, AlignmentExample, Collator, encode, encode_all
-from saferlrm.align.trainer import build_model
+from saferlrm.align.run import build_model
 from saferlrm.chat import THINKING_MODES, ChatFormat
 from saferlrm.generate import Decoding, answer, generate
 from saferlrm.lm import LanguageModel, load_lm

@@ -220,8 +220,6 @@ def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(lm):
             generate(lm, ["a", "b"], Decoding(2))
     finally:
         hook.remove()
-    assert generating.out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
-    assert generating.out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
 
 
 def test_several_devices_give_the_results_of_one(tiny_lm_folder):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient_path import GradientPath
-from saferlrm.align.trainer import align
+from saferlrm.align.run import align
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel, load_lm
 from saferlrm.profile import AlignmentSettings

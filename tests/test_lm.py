@@ -194,6 +194,10 @@ def test_a_model_that_does_not_fit_says_which_setting_to_change(tiny_lm_folder, 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
     assert out_of_memory(caught.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
 
 
 class Gated(BaseHTTPRequestHandler):

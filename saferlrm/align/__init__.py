@@ -4,7 +4,8 @@ from saferlrm.align.data import AlignmentExample, encode
 from saferlrm.align.gradient import safety_gradient
 from saferlrm.align.head import AuxiliaryHead, auxiliary_loss
 from saferlrm.align.methods import METHODS, LabelSources, Method, get_method, prepare
-from saferlrm.align.trainer import PreSafeTrainer, align
+from saferlrm.align.run import align
+from saferlrm.align.trainer import PreSafeTrainer
 
 __all__ = [
     "METHODS",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saferlrm.align.data import AlignmentExample, Collator, encode_all
 from saferlrm.align.head import Losses, SupervisedModel, binary_loss, decoder_blocks, read_latent
-from saferlrm.align.trainer import build_model
+from saferlrm.align.run import build_model
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings

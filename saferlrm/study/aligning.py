@@ -15,7 +15,7 @@ from saferlrm.align import methods
 from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient import safety_gradient
 from saferlrm.align.rewrites import HINT
-from saferlrm.align.trainer import align
+from saferlrm.align.run import align
 from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE
 from saferlrm.evaluate import scorecard
@@ -170,7 +170,7 @@ class Aligning(AlignmentSet):
             "examples": fingerprint,
             "alignment": settings.model_dump(mode="json"),
         }
-        return self.stage("aligned", declared, {}, build, "saferlrm.align.trainer")
+        return self.stage("aligned", declared, {}, build, "saferlrm.align.run")
 
     def history(self, method: str, seed: int | None = None) -> pd.DataFrame:
         """Losses of an alignment run, one row per logging step."""

@@ -22,7 +22,7 @@ C = TypeVar("C", Condition, str)
 # Everything that a row of the evidence can depend on besides settings.
 CODE = (
     "saferlrm.align.methods",
-    "saferlrm.align.trainer",
+    "saferlrm.align.run",
     "saferlrm.attacks",
     "saferlrm.classifier",
     "saferlrm.conditions",

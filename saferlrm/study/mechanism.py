@@ -15,7 +15,7 @@ import pandas as pd
 from saferlrm import causal, mechanism
 from saferlrm.align.gradient_path import GradientPath
 from saferlrm.align.head import resolve_layer
-from saferlrm.align.trainer import align
+from saferlrm.align.run import align
 from saferlrm.conditions import BEFORE, FEW, condition
 from saferlrm.store import Artefact
 from saferlrm.study.base import digest
