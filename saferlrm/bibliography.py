@@ -155,6 +155,11 @@ ENTRIES: tuple[Entry, ...] = (
         1979, r"Holm's (?:method|correction)",
     ),
     Entry(
+        "10.1007/BF01068419", "D. J. Schuirmann",
+        "A comparison of the two one-sided tests procedure and the power approach for assessing the equivalence of "
+        "average bioavailability", 1987, r"Schuirmann, J\. Pharmacokinet\.",
+    ),
+    Entry(
         "10.2307/2531595", "E. R. DeLong, D. M. DeLong, D. L. Clarke-Pearson",
         "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves: A Nonparametric "
         "Approach", 1988, r"DeLong et al\., Biometrics 1988",
@@ -167,6 +172,10 @@ ENTRIES: tuple[Entry, ...] = (
         "10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C", "R. G. Newcombe",
         "Improved confidence intervals for the difference between binomial proportions based on paired data", 1998,
         r"Newcombe 1998, method 8|Newcombe, Stat\. Med\. 17, 1998, method 8",
+    ),
+    Entry(
+        "https://dl.acm.org/doi/10.5555/1642194.1642224", "C. Elkan", "The Foundations of Cost-Sensitive Learning",
+        2001, r"Elkan, The foundations of cost-sensitive learning",
     ),
     Entry(
         "10.1002/sim.2532", "S. L. Hillis",
