@@ -125,10 +125,13 @@ def control_differences(table: pd.DataFrame, against: Sequence[str] = ("sft",)) 
     known = {(m.suite, m.mode, m.metric): m.title for m in MEASURES}
     keys = ["suite", "mode", "metric"]
     panels = style.in_order(pd.Series(list(table[keys].itertuples(index=False, name=None))), list(known))
+    metrics = style.in_order(table["metric"], ("attack_success", "refused", "correct"))
+    panels.sort(key=lambda panel: metrics.index(panel[2]))
+    columns = 4 if len(panels) in (4, 7, 8) else 3
     found = dict(list(table.groupby(["base", "method"])))
     pairs = [pair for one in against for two in conditions(table["method"]) if (pair := (one, two)) in found]
     budgets = sorted(table["few"].unique())
-    figure, axes = grid(len(panels), len(pairs) * (0.26 + 0.12 * len(budgets)) + 0.75)
+    figure, axes = grid(len(panels), len(pairs) * (0.26 + 0.12 * len(budgets)) + 0.75, columns)
     most = float(table[["low", "high"]].abs().to_numpy().max())
     for ax, panel in zip(axes, panels, strict=True):
         zero_line(ax, 1.08 * most)
@@ -137,9 +140,10 @@ def control_differences(table: pd.DataFrame, against: Sequence[str] = ("sft",)) 
             place = pairs.index((row["base"], row["method"]))
             place += 0.36 * (row["few"] - 0.5) if len(budgets) == 2 else 0.0
             dot(ax, row, ("difference", "low", "high"), place, shade, int(row["few"]), shade == OPEN)
-        ax.set_title(known.get(panel) or _panel_name(*panel))
+        title = known.get(panel) or _panel_name(*panel)
+        ax.set_title(title if columns == 3 else title.replace(" in ", " in\n"))
     label_rows(axes, [_pair_name(*pair, alone=len(against) == 1) for pair in pairs])
-    for ax in axes[-3:]:
+    for ax in axes[-columns:]:
         ax.set_xlabel("points")
     for shade, name in ((BETTER, "better"), (WORSE, "worse"), (OPEN, "not decided")):
         face = "white" if shade == OPEN else shade

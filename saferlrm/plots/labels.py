@@ -14,10 +14,19 @@ ANGLES = np.deg2rad([15, -15, 165, -165, 90, -90, 45, -45, 135, -135, 65, -65, 1
 DISTANCES = (11, 18, 27, 38, 50, 64, 80, 98, 120, 145)
 ROUNDS = 6  # in each, every label may move once
 DOT = 6  # half the width of a marker, in points
+BAR = 2  # half the width of a bar, in points
 
 
-def place(ax: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], shades: Sequence[str]) -> None:
+def place(
+    ax: Axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    shades: Sequence[str],
+    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+) -> None:
     """Writes ``texts`` beside ``points`` (data coordinates), with a thin line where a label stands away from its point.
+
+    ``bars`` are lines along an axis, from one end to the other, that a label should not lie upon.
 
     One label after the other moves to the place where it covers least (labels, points, lines) and is nearest to its
     point, until none moves: coordinate descent, with the order of the points as its only chance.
@@ -26,10 +35,15 @@ def place(ax: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str],
     renderer, scale = ax.figure.canvas.get_renderer(), ax.figure.dpi / 72
     at = ax.transData.transform(np.asarray(points, float).reshape(-1, 2)) / scale  # in points of the page
     page = ax.get_window_extent(renderer).get_points().ravel() / scale
+    lines = ax.transData.transform(np.asarray(bars, float).reshape(-1, 2)).reshape(-1, 4) / scale
+    lines = np.concatenate([lines[:, :2] - BAR, lines[:, 2:] + BAR], axis=1)
     notes = [_write(ax, point, text, shade) for point, text, shade in zip(points, texts, shades, strict=True)]
     sizes = [note.get_window_extent(renderer) for note in notes]
     tried = [_places(point, box.width / scale, box.height / scale) for point, box in zip(at, sizes, strict=True)]
-    alone = [_alone(boxes, at, i, page) for i, boxes in enumerate(tried)]
+    alone = [
+        _alone(boxes, at, i, page) + sum(0.25 * _overlap(boxes, line) for line in lines)
+        for i, boxes in enumerate(tried)
+    ]
     chosen = [int(cost.argmin()) for cost in alone]
     for _ in range(ROUNDS):
         before = list(chosen)

@@ -88,7 +88,11 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     told = [names[n] + (f", answers {style.percent(answered[n])}" if n in silent else "") for n in order]
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):
         points = [(found[metric].loc[name, "rate"], attack.loc[name, "rate"]) for name in order]
-        labels.place(ax, points, told, [colour(name) for name in order])
+        bars = []
+        for name, (x, y) in zip(order, points, strict=True):
+            wide, high = found[metric].loc[name], attack.loc[name]
+            bars += [((wide["low"], y), (wide["high"], y)), ((x, high["low"]), (x, high["high"]))]
+        labels.place(ax, points, told, [colour(name) for name in order], bars)
     return figure
 
 
