@@ -18,7 +18,7 @@ from saferlrm.rivals import RIVALS
 from saferlrm.study.evidence import runs
 from saferlrm.study.robustness import Robustness
 
-SWEPT_PROMPTS = 60  # of each suite
+SWEPT_PROMPTS = 50  # of each suite
 
 
 class Controls(Robustness):
