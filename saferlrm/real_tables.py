@@ -100,7 +100,7 @@ def workloads(model: str, profile: Profile, hardware: Hardware | None = None) ->
         table = workload(one, arch, estimate(arch, one, hardware)).set_index("notebook")
         columns[f"{title}: adapters"] = table["adapters"].astype(str)
         columns[f"{title}: answers"] = table["answers"].map("{:,}".format)
-        columns[f"{title}: hours"] = table["hours"].map(lambda hours: f"{hours:.1f}" if hours < 9.95 else f"{hours:.0f}")
+        columns[f"{title}: hours"] = table["hours"].map(lambda n: f"{n:.1f}" if n < 9.95 else f"{n:.0f}")
     return pd.DataFrame(columns).reindex(columns["whole: hours"].index).fillna("–").reset_index()
 
 
