@@ -302,7 +302,8 @@ def estimate(
     console.print(table)
     for title, one in (("the whole study, at least", settings), ("begun small, at least", small(settings))):
         table = Table("notebook", "adapters", "answers", "hours", title=title)
-        for row in workload(one, arch, made).itertuples():
+        its_own = make_estimate(arch, one, hardware, length, mean_length, mean_answer, prompts)
+        for row in workload(one, arch, its_own).itertuples():
             table.add_row(row.notebook, f"{row.adapters}", f"{row.answers:,}", f"{row.hours:.3g}")
         console.print(table)
     if not any(line.basis.startswith("measured") for line in made.lines):

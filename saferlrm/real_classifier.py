@@ -37,7 +37,8 @@ def real_prompts(folder: str | Path, seed: int = 0) -> dict[str, pd.DataFrame]:
 
     Args:
         folder: holds ``refusal_direction/harmful_train.json`` and ``harmless_train.json``,
-            ``xstest/xstest_prompts.csv``, ``jailbreakbench/harmful.csv`` and ``benign.csv``, as published.
+            ``xstest/xstest_prompts.csv``, ``jailbreakbench/harmful.csv`` and ``benign.csv``, as published; columns in
+            whatever case.
         seed: of the draw of harmless training prompts, :data:`HARMLESS_FOR_EACH` for each harmful one.
 
     Returns:
@@ -48,11 +49,11 @@ def real_prompts(folder: str | Path, seed: int = 0) -> dict[str, pd.DataFrame]:
         _read(folder / "refusal_direction" / f"{name}_train.json", "instruction") for name in ("harmful", "harmless")
     )
     xstest = _read(folder / "xstest" / "xstest_prompts.csv", "prompt", "label")
-    jbb = [_read(folder / "jailbreakbench" / f"{n}.csv", c) for n, c in (("harmful", "Goal"), ("benign", "goal"))]
+    jbb = [_read(folder / "jailbreakbench" / f"{name}.csv", "goal") for name in ("harmful", "benign")]
     tests = {
         "xstest": pd.DataFrame({"text": xstest["prompt"], "refuse": xstest["label"] == "unsafe"}),
         "jbb": pd.DataFrame(
-            {"text": [*jbb[0]["Goal"], *jbb[1]["goal"]], "refuse": [True] * len(jbb[0]) + [False] * len(jbb[1])}
+            {"text": [*jbb[0]["goal"], *jbb[1]["goal"]], "refuse": [True] * len(jbb[0]) + [False] * len(jbb[1])}
         ),
     }
     tested = [_trigrams(text) for test in tests.values() for text in test["text"]]
@@ -159,6 +160,7 @@ def _read(path: Path, *columns: str) -> pd.DataFrame:
             table = pd.read_csv(path, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise SaferlrmError(f"cannot read {path} ({type(error).__name__}); put the published file there") from error
+    table = table.rename(columns=lambda name: str(name).strip().lower())
     missing = [name for name in columns if name not in table]
     if missing:
         raise SaferlrmError(f"{path} has no column {missing[0]!r}; give the published file")

@@ -23,6 +23,7 @@ from saferlrm.store import repository
 from saferlrm.suites import published
 from saferlrm.suites.overlap import find_overlap, report
 from saferlrm.suites.types import Prompt
+from saferlrm.workload import small, workload
 
 if TYPE_CHECKING:
     from saferlrm.judges.calibration import JudgeError
@@ -87,6 +88,20 @@ def cost_grid(table: pd.DataFrame) -> pd.DataFrame:
         cells = {model: f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for model, value in values.items()}
         rows.append({"": f"{group}: {what}" + (f", {unit}" if unit else "")} | cells)
     return pd.DataFrame(rows)
+
+
+def workloads(model: str, profile: Profile, hardware: Hardware | None = None) -> pd.DataFrame:
+    """Adapters, answers and hours of each notebook, at least, for the whole study and for a small beginning.
+
+    :func:`saferlrm.workload.workload`, fit to be shown; hours are of one card.
+    """
+    arch, columns = architecture(model), {}
+    for title, one in (("whole", profile), ("begun small", small(profile))):
+        table = workload(one, arch, estimate(arch, one, hardware)).set_index("notebook")
+        columns[f"{title}: adapters"] = table["adapters"].astype(str)
+        columns[f"{title}: answers"] = table["answers"].map("{:,}".format)
+        columns[f"{title}: hours"] = table["hours"].map(lambda n: f"{n:.1f}" if n < 9.95 else f"{n:.0f}")
+    return pd.DataFrame(columns).reindex(columns["whole: hours"].index).fillna("–").reset_index()
 
 
 def over_budget(

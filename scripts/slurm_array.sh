@@ -11,13 +11,14 @@
 #
 # Once, before the first job, for Slurm opens the log before this script runs, and every node must see one store:
 #
+#     source .venv/bin/activate      # sbatch hands the environment on; or export PYTHON=/path/to/.venv/bin/python
 #     mkdir -p logs && export SAFERLRM_HOME=/shared/folder/store
 #
 # and then, first what all methods of a model share, then everything at once:
 #
 #     sbatch --array=1-2 scripts/slurm_array.sh models.txt soft_labels    # models.txt: "MODEL - 0", one line a model
 #     sbatch --array=1-24%8 scripts/slurm_array.sh tasks.txt scorecard    # %8: at most eight at a time
-#     saferlrm status --profile gpu
+#     saferlrm status --profile gpu --model Qwen/Qwen3-8B                # of one model
 #
 # The first of the two is a convenience: without it the tasks of one model wait for whichever started first. Finished
 # stages are never computed again, so a task that ran out of time is submitted again and goes on where it stopped.
@@ -35,7 +36,8 @@
 #SBATCH --mem=96G
 #SBATCH --time=24:00:00
 #SBATCH --output=logs/%x-%A_%a.log
-#SBATCH --signal=INT@120          # two minutes before the end: stop as Ctrl-C does; the last checkpoint is kept
+#SBATCH --signal=B:INT@120        # two minutes before the end: stop as Ctrl-C does; the last checkpoint is kept.
+                                  # B: for the batch shell, whose place python takes below; else only srun's steps get it
 #SBATCH --requeue
 
 set -euo pipefail

@@ -104,3 +104,11 @@ def test_the_slurm_template_is_valid_and_refuses_a_line_it_cannot_read(tmp_path:
     )
     assert done.returncode == 2
     assert "write MODEL METHOD SEED" in done.stderr
+
+
+def test_the_slurm_template_asks_for_the_signal_where_python_gets_it() -> None:
+    """``B:`` signals the batch shell alone; python takes its place by ``exec``, with one GPU and with several."""
+    text = (Path(__file__).parent.parent / "scripts" / "slurm_array.sh").read_text()
+    assert "#SBATCH --signal=B:INT@" in text
+    started = [line.split()[0] for line in text.splitlines() if '"${PYTHON:-python}"' in line]
+    assert started == ["exec", "exec"]

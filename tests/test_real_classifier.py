@@ -34,6 +34,17 @@ def test_training_and_test_prompts_are_apart(data: Path) -> None:
     assert prompts["train"].equals(real_prompts(data)["train"])
 
 
+def test_columns_are_found_in_whatever_case(data: Path, tmp_path: Path) -> None:
+    """JailbreakBench's own files say ``Goal``; copies of its benign half say ``goal``."""
+    for name in ("xstest", "jailbreakbench", "refusal_direction"):
+        shutil.copytree(data / name, tmp_path / name)
+    for name in ("harmful", "benign"):
+        path = tmp_path / "jailbreakbench" / f"{name}.csv"
+        head, _, rows = path.read_text(encoding="utf-8").partition("\n")
+        path.write_text(f"{head.swapcase()}\n{rows}", encoding="utf-8")
+    assert real_prompts(tmp_path)["jbb"].equals(real_prompts(data)["jbb"])
+
+
 def test_every_classifier_is_scored_on_both_tests(data: Path, tmp_path: Path) -> None:
     """On a fifth of the prompts, for one epoch; the numbers that count stand in results/11_real_classifier.json."""
     settings = load_profile("smoke").classifier.model_copy(update={"max_length": 32})

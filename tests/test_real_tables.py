@@ -12,7 +12,7 @@ from shared_data import FOLDER, needs_rows
 from tiny import PLAIN_TEMPLATE, R1_OLD_TEMPLATE, R1_TEMPLATE, merging_tokenizer, tiny_tokenizer
 
 import saferlrm
-from saferlrm import real_tables
+from saferlrm import real_tables, show
 from saferlrm.chat import THINKING_MODES, ChatFormat
 from saferlrm.complaints import complaints
 from saferlrm.errors import SaferlrmError
@@ -141,3 +141,13 @@ def test_lines_that_the_notebook_quotes_stand_in_the_code() -> None:
     for line in quoted:
         for piece in re.search(r"`(.+)`", line).group(1).split("…"):
             assert piece.strip() in code, piece
+
+
+def test_the_notebook_shows_what_every_notebook_costs_whole_and_begun_small() -> None:
+    table = real_tables.workloads("Qwen/Qwen3-8B", load_profile("gpu")).set_index("notebook")
+    assert table.loc["07, sweeps", "begun small: hours"] == "–"  # left out of a small beginning
+    assert int(table.loc["all", "begun small: adapters"]) < int(table.loc["all", "whole: adapters"]) / 3
+    notebook = nbformat.read(repository() / "notebooks" / "11_real_models.ipynb", as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.id == "costs-check-2")
+    shown = show.markdown_table(real_tables.workloads("DeepSeek-R1-Distill-Qwen-7B", load_profile("gpu"))).data
+    assert cell.outputs[-1]["data"]["text/markdown"] == shown

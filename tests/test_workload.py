@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+
 from saferlrm.architectures import architecture
 from saferlrm.conditions import CARD_SUITES, controls
 from saferlrm.estimate import Hardware, estimate
 from saferlrm.profile import load_profile
+from saferlrm.store import repository
 from saferlrm.suites.synthetic import SUITE_NAMES
-from saferlrm.workload import small, workload
+from saferlrm.workload import BEGIN_SMALL, small, workload
 
 PROFILE, ARCH = load_profile("gpu"), architecture("Qwen/Qwen3-8B")
 
@@ -34,3 +39,18 @@ def test_a_small_beginning_costs_a_fraction() -> None:
     whole, begun = hours(PROFILE), hours(small(PROFILE))
     assert 0 < begun < whole
     assert small(PROFILE).modes == ("off", "on")
+
+
+def test_the_guide_begins_as_small_as_the_estimate_and_says_what_both_cost() -> None:
+    guide = (repository() / "docs" / "gpu_server.md").read_text(encoding="utf-8")
+    command = re.search(r"saferlrm profile \$profile (--set name=gpu-small .*?) > gpu-small.yaml", guide, re.DOTALL)
+    words = [word for word in shlex.split(command.group(1).replace("\\\n", " ")) if word != "--set"]
+    said = {name: json.loads(value) for name, _, value in (word.partition("=") for word in words[1:])}
+    assert said == json.loads(json.dumps(BEGIN_SMALL))
+    assert load_profile("gpu", **said) == small(PROFILE)  # and so every setting is accepted
+
+    arch = architecture("DeepSeek-R1-Distill-Qwen-7B")
+    tables = [workload(one, arch, estimate(arch, one)).set_index("notebook") for one in (PROFILE, small(PROFILE))]
+    whole, begun = (table.loc["all", "hours"] for table in tables)
+    assert f"about {whole:.0f} and {begun:.0f} hours" in guide
+    assert f"--only 02,04,05,06    # about {tables[1].loc['02':'06', 'hours'].sum():.0f} hours" in guide
