@@ -15,8 +15,9 @@ SOURCES = list(bibliography.sources())
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 def test_an_entry_has_the_form_of_its_kind(entry: bibliography.Entry) -> None:
     arxiv, doi = ARXIV.fullmatch(entry.id), DOI.fullmatch(entry.id)
-    assert arxiv or doi or entry.id.startswith("https://www.jstor.org/stable/")
-    form = r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|doi\.org/10\.[^\s<>]+|www\.jstor\.org/\S+)"
+    assert arxiv or doi or entry.id.startswith(("https://www.jstor.org/stable/", "https://dl.acm.org/doi/10.5555/"))
+    places = (r"arxiv\.org/abs/\d{4}\.\d{4,5}", r"doi\.org/10\.[^\s<>]+", r"www\.jstor\.org/\S+", r"dl\.acm\.org/doi/10\.5555/[\d.]+")
+    form = f"https://({'|'.join(places)})"
     assert re.fullmatch(form, entry.link)
     assert 1900 < entry.year < 2100
     assert entry.title == entry.title.strip()

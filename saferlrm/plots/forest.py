@@ -79,7 +79,8 @@ def rate_limits(ax: Axes, rates: pd.DataFrame, near: bool) -> None:
 
 def seeds_said(table: pd.DataFrame) -> str:
     """`` 5 alignment seeds.`` where several were trained, else nothing."""
-    counts = table[table["method"] != "before"].groupby("method")["seed"].nunique()
+    by = [column for column in ("method", "group") if column in table]
+    counts = table[table["method"] != "before"].groupby(by)["seed"].nunique()
     counts = counts[counts > 1]
     return f" {spread(counts)} alignment seeds." if len(counts) else ""
 
