@@ -16,7 +16,8 @@ SOURCES = list(bibliography.sources())
 def test_an_entry_has_the_form_of_its_kind(entry: bibliography.Entry) -> None:
     arxiv, doi = ARXIV.fullmatch(entry.id), DOI.fullmatch(entry.id)
     assert arxiv or doi or entry.id.startswith(("https://www.jstor.org/stable/", "https://dl.acm.org/doi/10.5555/"))
-    places = (r"arxiv\.org/abs/\d{4}\.\d{4,5}", r"doi\.org/10\.[^\s<>]+", r"www\.jstor\.org/\S+", r"dl\.acm\.org/doi/10\.5555/[\d.]+")
+    journals = (r"www\.jstor\.org/\S+", r"dl\.acm\.org/doi/10\.5555/[\d.]+")
+    places = (r"arxiv\.org/abs/\d{4}\.\d{4,5}", r"doi\.org/10\.[^\s<>]+", *journals)
     form = f"https://({'|'.join(places)})"
     assert re.fullmatch(form, entry.link)
     assert 1900 < entry.year < 2100
