@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from transformers.trainer_utils import sort_checkpoints
 
 from saferlrm.conditions import condition
 from saferlrm.memory import MEMORY_KEPT, PeakMemory, environment, give_back
@@ -74,3 +77,20 @@ def test_the_whole_alignment_set_has_the_seeds_of_the_sweeps(two, monkeypatch):
     seeds = more.controls().groupby("group")["seed"].unique()
     assert list(seeds["control"]) == [0, 1]
     assert list(seeds["few"]) == [0, 1, 2]
+
+
+def test_two_checkpoints_within_a_second_warn_nobody_and_other_warnings_pass(tmp_path: Path) -> None:
+    logger = logging.getLogger("transformers.trainer_utils")
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        for step in (9, 10):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+        ordered = sort_checkpoints(str(tmp_path), use_mtime=True)
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert [Path(one).name for one in ordered] == ["checkpoint-9", "checkpoint-10"]
+    assert seen == ["something else"]

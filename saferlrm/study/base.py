@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -35,6 +36,12 @@ from saferlrm.store import (
 )
 from saferlrm.suites.source import Source, source_of
 from saferlrm.suites.types import Prompt
+
+# Small models save two checkpoints within a second. The Trainer then orders them by their numbers, which is right, and
+# warns the reader of a file system at fault.
+logging.getLogger("transformers.trainer_utils").addFilter(
+    lambda record: "mtime may not be reliable" not in record.getMessage()
+)
 
 
 class Base:
