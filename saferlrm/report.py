@@ -257,6 +257,15 @@ def _cell(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _judge(profile: dict[str, Any]) -> str:
+    if profile.get("data", {}).get("source", "synthetic") == "synthetic":
+        return "rules of the synthetic world; it reads the answer, never the thought"
+    judge = profile.get("judge", {})
+    model = judge.get("model") or judge.get("url")
+    reads = "the thought and the answer" if judge.get("reads_thought") else "the answer, never the thought"
+    return f"{judge.get('kind')}{f' ({model})' if model else ''}; it reads {reads}"
+
+
 def _run(profile: dict[str, Any], stages: Sequence[Artefact], timings: pd.DataFrame) -> str:
     now = environment()
     decoding = ", ".join(f"{key} {value}" for key, value in profile.get("decoding", {}).items())
@@ -267,7 +276,7 @@ def _run(profile: dict[str, Any], stages: Sequence[Artefact], timings: pd.DataFr
         "alignment seeds": profile.get("seeds"),
         "data seed": profile.get("data_seed"),
         "decoding, all modes": decoding,
-        "judge": "rules of the synthetic world; it reads the answer, never the thought",
+        "judge": _judge(profile),
         "device": now["device"],
         "code": now["git_commit"] or "not a git checkout",
         "versions": ", ".join(f"{name} {version}" for name, version in now["versions"].items()),

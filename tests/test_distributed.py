@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from saferlrm.align import align
 from saferlrm.errors import SaferlrmError
-from saferlrm.profile import AlignmentSettings
+from saferlrm.profile import AlignmentSettings, LoadingSettings, load_profile
+from saferlrm.store import Store
+from saferlrm.study import Study, aligning
 from saferlrm.training import FILLER, LengthBucketSampler
 
 WORKER = Path(__file__).parent / "align_in_process.py"
@@ -112,3 +114,21 @@ def test_the_slurm_template_asks_for_the_signal_where_python_gets_it() -> None:
     assert "#SBATCH --signal=B:INT@" in text
     started = [line.split()[0] for line in text.splitlines() if '"${PYTHON:-python}"' in line]
     assert started == ["exec", "exec"]
+
+
+def test_under_a_launcher_every_process_trains_on_its_own_device(tmp_path, tiny_lm_folder, monkeypatch) -> None:
+    """``loading.device_map: auto`` is for sampling: a launcher gives each process a card, and FSDP shards."""
+    settings = {"loading.device_map": "auto", "alignment.n_harmful": 2, "alignment.n_benign": 2}
+    study = Study(load_profile("smoke", model=str(tiny_lm_folder), **settings), Store(tmp_path))
+    monkeypatch.setattr(study, "_prepared", lambda method, seed: ([], study.profile.alignment))
+    asked = []
+
+    def seen(*arguments: object, loading: LoadingSettings, **_: object) -> None:
+        asked.append(loading.device_map)
+        (arguments[4] / "cost.json").write_text("{}")
+
+    monkeypatch.setattr(aligning, "align", seen)
+    for launched in (False, True):
+        monkeypatch.setattr(aligning.distributed, "launched", lambda launched=launched: launched)
+        study.aligned("sft", seed=int(launched))
+    assert asked == ["auto", "single"]

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import load_profile
-from saferlrm.report import Result, build_report, read_results, render
+from saferlrm.report import Result, _judge, build_report, read_results, render
 from saferlrm.store import Store, write_json
 from saferlrm.targets import NOT_MEASURED, TARGETS, shortfalls, targets
 
@@ -223,3 +223,11 @@ def test_the_report_shows_every_claim_with_its_verdict_in_the_ledgers_order() ->
     assert section.count('class="missed"') == 2
     without = render({"name": "smoke"}, targets(EVALUATION), [], [], [], pd.DataFrame())
     assert "The ledger was not computed yet" in without
+
+
+def test_the_report_names_the_judge_of_its_profile() -> None:
+    own = _judge(load_profile("organism").model_dump(mode="json"))
+    assert own.startswith("rules of the synthetic world")
+    real = _judge(load_profile("gpu", **{"judge.model": "a/folder"}).model_dump(mode="json"))
+    assert "llama-guard" in real.lower().replace("_", "-")
+    assert "a/folder" in real

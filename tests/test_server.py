@@ -23,10 +23,11 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Completion, Decoding, answer, generate, sampling_keys
 from saferlrm.journal import Journal
 from saferlrm.lm import LanguageModel, load_lm
-from saferlrm.profile import Profile, ServerSettings
+from saferlrm.profile import LoadingSettings, Profile, ServerSettings
 from saferlrm.server import ServerModel
 from saferlrm.store import Store
 from saferlrm.study import Study
+from saferlrm.suites.types import Prompt
 
 HERE = Path(__file__).parent
 HOT = Decoding(20, temperature=0.7, top_p=0.9, top_k=30, seed=5)
@@ -314,9 +315,22 @@ def test_a_study_with_a_server_samples_there_and_says_what_cannot_be_had(tmp_pat
         study.load(tmp_path / "adapter")
     plain = Study(profile.model_copy(update={"server": ServerSettings()}), Store(tmp_path))
     assert plain.model_key != study.model_key
+    # The devices change answers by rounding alone, so what they sampled is found on others.
+    spread = profile.model_copy(update={"loading": LoadingSettings(device_map="auto"), "server": ServerSettings()})
+    assert Study(spread, Store(tmp_path)).model_key == plain.model_key
     with pytest.raises(SaferlrmError, match=r"no usable tokenizer"):
         ServerModel.load(tmp_path / "nothing", ServerSettings(url="http://127.0.0.1:9/v1"))
     with pytest.raises(SaferlrmError, match=r"server\.url is not set"):
         ServerModel.load(tiny_lm_folder, ServerSettings())
 
 
+
+
+def test_an_alignment_set_sampled_by_a_server_drops_what_its_context_does_not_hold(tmp_path, tiny_lm_folder):
+    server = ServerSettings(url="http://127.0.0.1:9/v1", retries=0)
+    profile = Profile(name="test", model=str(tiny_lm_folder), server=server)
+    study = Study(profile, Store(tmp_path))
+    limit = study.load().limit
+    assert 0 < limit < 2**31
+    short, long = (Prompt(name, "a kite " * n, "benign", harmful=False) for name, n in (("short", 1), ("long", limit)))
+    assert study._fit([short, long], "off") == [True, False]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saferlrm import distributed
 from saferlrm.align import methods
 from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient import safety_gradient
@@ -23,7 +24,7 @@ from saferlrm.generate import answer
 from saferlrm.judges.rules import refusal_class
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings, ThinkingMode
-from saferlrm.store import Artefact
+from saferlrm.store import Artefact, say
 from saferlrm.study.alignment_set import AlignmentSet
 from saferlrm.study.base import digest
 from saferlrm.suites.types import Prompt
@@ -77,11 +78,14 @@ class Aligning(AlignmentSet):
             lm, asked, "on", self.decoding(), batch, progress="answers under a hint", openings=[HINT] * len(asked)
         )
         judge = self.judge()
+        decided = judge([_asked(e) for e in examples], off)
+        # A label cannot be missing: where the judge fails, the refusal rules decide.
         refused = [
-            # A label cannot be missing: where the judge fails, the refusal rules decide.
             refusal_class(r.answer) != "compliance" if j.refused is None else j.refused
-            for r, j in zip(off, judge([_asked(e) for e in examples], off), strict=True)
+            for r, j in zip(off, decided, strict=True)
         ]
+        if failed := sum(j.refused is None for j in decided):
+            say(f"more_answers: the judge failed on {failed} of {len(decided)} answers; the refusal rules decide there")
         judged = judge([_asked(e) for e in harmful], hinted)
         table = pd.DataFrame({"id": [e.id for e in examples], "refused": refused})
         more = pd.DataFrame(
@@ -151,6 +155,10 @@ class Aligning(AlignmentSet):
         labelled, settings = self._prepared(method, seed)
         fingerprint = digest([asdict(e) for e in labelled])
 
+        loading = self.profile.loading
+        if distributed.launched():  # every process has a card of its own, and FSDP shards what does not fit
+            loading = loading.model_copy(update={"device_map": "single"})
+
         def build(folder: Path) -> None:
             align(
                 self.model,
@@ -160,7 +168,7 @@ class Aligning(AlignmentSet):
                 folder,
                 dtype=self.profile.dtype,
                 device=self.profile.device,
-                loading=self.profile.loading,
+                loading=loading,
             )
 
         declared = {

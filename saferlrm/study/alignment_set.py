@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from saferlrm.align.data import AlignmentExample, Source
+from saferlrm.batching import context_length
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer
+from saferlrm.server import ServerModel
 from saferlrm.store import say
 from saferlrm.study.deciding import Deciding
 from saferlrm.suites.types import Prompt
@@ -141,12 +143,10 @@ class AlignmentSet(Deciding):
         return [verdict_or_defect(verdict, reply) for verdict, reply in zip(verdicts, replies, strict=True)]
 
     def _fit(self, group: list[Prompt], mode: ThinkingMode) -> list[bool]:
-        """Which prompts leave room in the model's context; of a model behind a server it is not known."""
+        """Which prompts leave room in the model's context, or in that of its server."""
         lm = self.load()
-        config = getattr(getattr(lm, "model", None), "config", None)
-        context = None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
-        ids = lm.encode([lm.chat.render(p.text, mode) for p in group])
-        return [context is None or len(row) < context for row in ids]
+        context = lm.limit if isinstance(lm, ServerModel) else context_length(lm)
+        return [len(row) < context for row in lm.encode([lm.chat.render(p.text, mode) for p in group])]
 
 
 def verdict_or_defect(verdict: str, reply: Answer) -> str:

@@ -89,10 +89,10 @@ class Base:
     def model_key(self) -> str:
         """What identifies the model's weights: the hash of a folder's configuration and weights, or the hub name.
 
-        Settings of loading that differ from the default are part of it, and so is a server's name of the model: nothing
-        vouches that it serves these very weights.
+        Settings of loading that differ from the default are part of it, except the devices, which change answers by
+        rounding alone. So is a server's name of the model: nothing vouches that it serves these very weights.
         """
-        loading = self.profile.loading
+        loading = self.profile.loading.model_copy(update={"device_map": "single"})
         key = self._weights_key if loading == LoadingSettings() else f"{self._weights_key} {loading.model_dump_json()}"
         if self.profile.server.url is not None:
             return f"{key} served as {self.profile.server.model or self.model}"
