@@ -21,7 +21,8 @@
 #     saferlrm status --profile gpu --model Qwen/Qwen3-8B                # of one model
 #
 # The first of the two is a convenience: without it the tasks of one model wait for whichever started first. Finished
-# stages are never computed again, so a task that ran out of time is submitted again and goes on where it stopped.
+# stages are never computed again, so a task that ran out of time is submitted again and goes on where it stopped:
+# alignment at its last checkpoint, a scorecard at the thinking mode that was being answered.
 # METHOD "-" is a stage without methods (see `saferlrm status` for their names), "before" the model before alignment.
 # STAGE is aligned, scorecard (the default) or card; scorecard and card align first where that is still to be done.
 #

@@ -259,6 +259,34 @@ def test_an_alignment_set_that_falls_short_says_why_each_answer_was_dropped(plac
     assert "2 overlapping" in said
 
 
+def test_a_killed_scorecard_goes_on_with_the_mode_at_which_it_stopped(
+    placeholders, tiny_lm_folder, tmp_path, monkeypatch, capsys
+):
+    changes = {"decoding.max_new_tokens": 8, "modes": ["off", "on", "short"]}
+    study = Study(profile(placeholders, tiny_lm_folder, suite_size=4, **changes), Store(tmp_path))
+    asked, answered = [], study._answered
+
+    def killed(modes, *of):
+        if asked[-1:] == ["off"] and modes == ("on",):
+            asked.append("killed")
+            raise KeyboardInterrupt
+        asked.extend(modes)
+        return answered(modes, *of)
+
+    monkeypatch.setattr(study, "_answered", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.scorecard()
+    table = study.scorecard()
+    assert asked == ["off", "killed", "on", "short"]
+    assert list(dict.fromkeys(table["mode"])) == changes["modes"]
+    cut = table.groupby("mode")["truncated"].agg(["size", "sum"]).loc["off"]
+    assert cut["sum"] > 0
+    said = f"thinking off: of {cut['size']} answers {cut['sum']} hit decoding.max_new_tokens\n"
+    assert said in capsys.readouterr().err
+    through = Study(study.profile, Store(tmp_path / "through")).scorecard()
+    pd.testing.assert_frame_equal(table, through)
+
+
 @needs_rows
 def test_an_alignment_set_goes_on_with_the_declared_share_and_says_so(tmp_path, capsys):
     changes = {"alignment.n_harmful": 60, "alignment.n_benign": 0, "probe.n_train": 8, "classifier.n_prompts": 20}

@@ -217,8 +217,12 @@ class Aligning(AlignmentSet):
     def scorecard(self, method: str = BEFORE, seed: int | None = None) -> pd.DataFrame:
         """Every prompt of every suite in every thinking mode, answered and judged: one row each."""
         modes = self.profile.modes
-        # One model keeps one core busy: its modes go side by side, unless several models do so already.
-        parts = [(mode,) for mode in modes] if method == BEFORE and self._workers(modes) > 1 else []
+        # One model keeps one core busy: its modes go side by side, unless several models do so already. A real model
+        # takes hours for a mode: each is a stage, so that a killed run goes on with the mode at which it stopped.
+        published = self.profile.data.source == "published"
+        parts = [(mode, method, seed) for mode in modes] if published else []
+        if not published and method == BEFORE and self._workers(modes) > 1:
+            parts = [(mode, BEFORE, None) for mode in modes]
 
         def rows() -> pd.DataFrame:
             if parts:
@@ -228,13 +232,20 @@ class Aligning(AlignmentSet):
         table = self._scorecard("scorecard", modes, method, seed, rows)
         return table.assign(method=method, seed=0 if seed is None else seed)
 
-    def _scorecard_of_mode(self, mode: ThinkingMode) -> pd.DataFrame:
-        """The part of the unaligned model's scorecard in one mode."""
-        return self._scorecard("scorecard_of_mode", (mode,), BEFORE, None, lambda: self._answered((mode,), BEFORE))
+    def _scorecard_of_mode(self, mode: ThinkingMode, method: str, seed: int | None) -> pd.DataFrame:
+        """The part of a scorecard in one mode."""
+        modes = (mode,)
+        return self._scorecard("scorecard_of_mode", modes, method, seed, lambda: self._answered(modes, method, seed))
 
     def _answered(self, modes: Sequence[ThinkingMode], method: str, seed: int | None = None) -> pd.DataFrame:
         batch = self.profile.decoding.batch_size
-        return scorecard(self.lm(method, seed), self.suites(), modes, self.decoding(), batch, judge=self.judge())
+        table = scorecard(self.lm(method, seed), self.suites(), modes, self.decoding(), batch, judge=self.judge())
+        if self.profile.data.source == "published":  # of the organism the notebooks show it
+            said = [f"{n} hit decoding.max_new_tokens" if (n := int(table["truncated"].sum())) else ""]
+            said.append(f"the judge failed on {n}" if (n := int(table["refused"].isna().sum())) else "")
+            if any(said):
+                say(f"thinking {', '.join(modes)}: of {len(table)} answers {', '.join(filter(None, said))}")
+        return table
 
     def _scorecard(
         self,
