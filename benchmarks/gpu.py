@@ -9,7 +9,7 @@
 Weights are random, so nothing is downloaded; arithmetic and memory are those of the real models. The share of peak
 counts the arithmetic that the gradient needs (2 forward, 2 backward for each frozen weight) and, as
 ``share_with_recomputation``, also the second forward pass of checkpointing. Rows go to ``results/gpu_throughput.json``,
-one for each model, kind of work and card; ``saferlrm estimate`` reads them.
+one for each model, kind of work, batch and card; ``saferlrm estimate`` reads them.
 
     python benchmarks/gpu.py [--models DeepSeek-R1-Distill-Qwen-7B DeepSeek-R1-Distill-Qwen-14B]
     python benchmarks/gpu.py --tiny --device cpu --out /tmp/tiny.json     # the same code on a small model
@@ -211,10 +211,11 @@ def measured(
 
 
 def save(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows beside those of other models and cards."""
+    """Write the rows beside those of other models, batches and cards."""
     kept = json.loads(path.read_text())["rows"] if path.is_file() else []
-    new = {tuple(row[key] for key in ("what", "model", "hardware")) for row in rows}
-    kept = [row for row in kept if tuple(row[key] for key in ("what", "model", "hardware")) not in new]
+    same = ("what", "model", "batch", "hardware")
+    new = {tuple(row.get(key) for key in same) for row in rows}
+    kept = [row for row in kept if tuple(row.get(key) for key in same) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")

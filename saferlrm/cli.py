@@ -298,6 +298,7 @@ def estimate(
             table.add_section()
             table.add_row(group, "", "", "", style="bold")
         digits = f"{line.value:,.0f}" if line.value >= 100 or not line.unit else f"{line.value:.3g}"
+        digits = "?" if line.value != line.value else digits  # NaN: not known
         table.add_row(f"  {line.what}", digits, line.unit, line.basis)
     console.print(table)
     for title, one in (("the whole study, at least", settings), ("begun small, at least", small(settings))):

@@ -7,15 +7,15 @@ throughput measured by ``benchmarks/gpu.py`` where the table has the model. Ever
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saferlrm.architectures import Architecture
 from saferlrm.errors import SaferlrmError
+from saferlrm.judge_size import judge_bytes
 from saferlrm.profile import Profile
-from saferlrm.store import repository
+from saferlrm.throughput import measured, measurements
 
 GIB = 2**30
 RESERVED = 0.08  # share of a GPU's memory for the CUDA context and fragments between blocks
@@ -25,8 +25,6 @@ ADAPTER_BYTES = 16  # float32: weight, gradient, and Adam's two moments
 POSITIONS = 2  # token positions whose hidden states are kept
 GROWTH = 1.25  # the cache grows by a quarter at a time
 PROMPT_TOKENS = 256  # of a request with its chat template, for estimates
-# Parameters of the judges' default weights (Llama 3.1 8B, Llama 2 13B, Gemma 2B), which stay loaded between stages.
-JUDGE_PARAMETERS = {"llama_guard": 8.030e9, "harmbench": 13.016e9, "strongreject": 2.506e9}
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,6 @@ def sampling_memory(
     }
 
 
-def judge_bytes(profile: Profile) -> float:
-    """Weights of a judge that is loaded beside the model, in bfloat16; 0 for rules, servers and other weights."""
-    judge = profile.judge
-    if profile.data.source != "published" or judge.url is not None or judge.model is not None:
-        return 0.0
-    return JUDGE_PARAMETERS.get(judge.kind, 0.0) * BYTES["bfloat16"]
-
-
 def states_bytes(arch: Architecture, prompts: int, positions: int = POSITIONS) -> int:
     """Hidden states of all layers and the embedding, float32, as :func:`saferlrm.activations.extract` writes them."""
     return prompts * positions * (arch.layers + 1) * arch.hidden * 4
@@ -187,24 +177,6 @@ def largest_batch(hardware: Hardware, memory: Any) -> int:
     return fits
 
 
-def measurements(path: Path | None = None) -> list[dict[str, Any]]:
-    """Rows of the table of measured throughput; empty where nothing was measured.
-
-    Raises:
-        SaferlrmError: the table cannot be read.
-    """
-    path = path or repository() / "benchmarks" / "results" / "gpu_throughput.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [
-            row for row in rows if row["tokens_per_second"] > 0 and row["what"] and row["model"] and row["hardware"]
-        ]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise SaferlrmError(f"{path} cannot be read ({problem!r}); run benchmarks/gpu.py again or remove it") from None
-
-
 def estimate(
     arch: Architecture,
     profile: Profile,
@@ -240,10 +212,13 @@ def estimate(
         Line("model", "adapter", arch.adapter_parameters(align.rank) / 1e6, "million", "exact"),
         Line("model", "download", arch.parameters * 2 / GIB, "GiB", "exact for bfloat16"),
     ]
-    advice = []
+    advice, rows = [], measurements(table)
     at_once = min(align.micro_batch or align.batch_size, align.batch_size)  # examples that go through the model
     judge = judge_bytes(profile)
     beside = {"judge, kept loaded": judge} if judge else {}
+    if judge is None:
+        unknown = f"not counted: {profile.judge.model} has no weights here"
+        lines.append(Line("model", "judge, kept loaded", float("nan"), "GiB", unknown))
 
     def training(batch: int) -> dict[str, float]:
         return beside | alignment_memory(
@@ -280,7 +255,13 @@ def estimate(
     lines.append(
         Line("disk", f"states of all layers, {prompts} prompts", states_bytes(arch, prompts) / GIB, "GiB", "exact")
     )
-    lines += _times(arch, profile, hardware, mean_length, mean_answer, prompts, examples, measurements(table))
+    sizes = {"alignment": at_once, "sampling": decoding.batch_size, "extraction": decoding.batch_size}
+    rates = {
+        what: found
+        for what, batch in sizes.items()
+        if (found := measured(rows, what, arch, batch, hardware.tflops)) is not None
+    }
+    lines += _times(arch, profile, hardware, mean_length, mean_answer, prompts, examples, rates)
     return Estimate(arch, tuple(lines), tuple(advice))
 
 
@@ -306,7 +287,7 @@ def _times(
     mean_answer: int,
     prompts: int,
     examples: int,
-    rows: list[dict[str, Any]],
+    measured_rates: dict[str, tuple[float, str]],
 ) -> list[Line]:
     align, decoding = profile.alignment, profile.decoding
     peak = hardware.tflops * 1e12 * hardware.utilisation
@@ -330,9 +311,7 @@ def _times(
     )
     lines = []
     for what, rate, basis, tokens, named in work:
-        measured = [row for row in rows if row["what"] == what and row["model"].lower() == arch.name.lower()]
-        if measured:
-            rate, basis = measured[-1]["tokens_per_second"], f"measured on {measured[-1]['hardware']}"
+        rate, basis = measured_rates.get(what, (rate, basis))
         lines.append(Line("time", f"{what}, tokens per second", rate, "", basis))
         lines.append(Line("time", named, tokens / rate / 3600, "hours", basis))
     return lines

@@ -86,6 +86,7 @@ def cost_grid(table: pd.DataFrame) -> pd.DataFrame:
     for (group, what, unit), part in kept.groupby(["group", "what", "unit"], sort=False):
         values = part.set_index("model")["value"]
         cells = {model: f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for model, value in values.items()}
+        cells = {model: "?" if cell == "nan" else cell for model, cell in cells.items()}
         rows.append({"": f"{group}: {what}" + (f", {unit}" if unit else "")} | cells)
     return pd.DataFrame(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from importlib import resources
@@ -34,9 +35,12 @@ from saferlrm.estimate import (
     token_flops,
     weight_bytes,
 )
+from saferlrm.judge_size import DEFAULTS
+from saferlrm.judges.models import KINDS
 from saferlrm.lm import load_lm
 from saferlrm.profile import AlignmentSettings, load_profile
 from saferlrm.store import repository
+from saferlrm.throughput import measured
 
 SMALL = {
     "vocab_size": 512,
@@ -269,6 +273,73 @@ def test_memory_is_that_of_a_part_and_of_the_judge() -> None:
     assert judge_bytes(away) == judge_bytes(load_profile("organism")) == 0
 
 
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_default_judges_are_those_that_judge(kind: str) -> None:
+    name, parameters = DEFAULTS[kind]
+    assert name == KINDS[kind].default_model
+    of_name, of_kind = (load_profile("gpu", **{"judge.kind": kind, "judge.model": m}) for m in (name, None))
+    assert judge_bytes(of_name) == judge_bytes(of_kind) == 2 * parameters
+
+
+def test_a_judge_in_a_folder_is_counted_by_what_is_loaded_of_it(tmp_path: Path) -> None:
+    folder, adapter = write_tiny_lm(tmp_path / "judge"), tmp_path / "adapter"
+    stored = (folder / "model.safetensors").stat().st_size
+    (folder / "consolidated.safetensors").write_bytes(b"not loaded")
+    assert judge_bytes(load_profile("gpu", **{"judge.model": str(folder)})) == stored
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"0" * 100)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    profile = load_profile("gpu", **{"judge.kind": "strongreject", "judge.model": str(adapter)})
+    assert judge_bytes(profile) == stored + 100
+    made = estimate(architecture("Qwen3-8B"), profile)
+    assert made.value("sampling, batch 24 x 8448 tokens", "judge, kept loaded") == (stored + 100) / GIB
+    for broken in ("{}", json.dumps({"base_model_name_or_path": str(tmp_path / "gone")})):
+        (adapter / "adapter_config.json").write_text(broken)
+        assert judge_bytes(profile) is None
+
+
+def test_a_judge_of_unknown_size_is_said_not_to_be_counted(tmp_path: Path) -> None:
+    arguments = ("--model", "Qwen3-8B", "--set", f"judge.model={tmp_path / 'gone'}")
+    status, out, err = saferlrm_command(*arguments, COLUMNS="300")
+    assert (status, err) == (0, "")
+    (row,) = [line for line in out.splitlines() if "judge, kept loaded" in line]
+    assert " ? " in row
+    assert f"not counted: {tmp_path / 'gone'} has no weights here" in row
+
+
+def test_a_measured_row_of_the_same_batch_and_card_is_taken_or_the_difference_said() -> None:
+    arch = architecture("Skywork-OR1-7B")
+
+    def row(rate: float, batch: int, hardware: str, peak: float, model: str = arch.name) -> dict[str, object]:
+        return {"what": "sampling", "model": model, "hardware": hardware, "batch": batch, "peak_tflops": peak} | {
+            "tokens_per_second": rate
+        }
+
+    rows = [row(1.0, 24, "H100", 989), row(2.0, 24, "A100", 312), row(3.0, 24, "L40S", 362), row(4.0, 64, "A100", 312)]
+    assert measured(rows, "sampling", arch, 24, 312) == (2.0, "measured on A100")
+    assert measured(rows, "sampling", arch, 24, 100) == (3.0, "measured on L40S")
+    assert measured(rows, "sampling", arch, 12, 989) == (1.0, "measured on H100, 24 at once and not 12")
+    assert measured(rows, "alignment", arch, 24, 312) is None
+    # Qwen-7B has the same sizes, and weights are random; Llama-8B has others.
+    twin, other = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
+    found = measured([row(5.0, 24, "A100", 312, twin)], "sampling", arch, 24, 312)
+    assert found == (5.0, "measured on A100, with the sizes of DeepSeek-R1-Distill-Qwen-7B")
+    assert measured([row(5.0, 24, "A100", 312, other)], "sampling", arch, 24, 312) is None
+
+
+def test_a_folder_is_known_by_its_sizes_and_not_by_its_name(tmp_path: Path) -> None:
+    arch = architecture("Qwen3-0.6B")
+    sizes = {"vocab_size": arch.vocabulary, "hidden_size": arch.hidden, "intermediate_size": arch.intermediate}
+    sizes |= {"num_hidden_layers": arch.layers, "num_attention_heads": arch.heads, "head_dim": arch.head_size}
+    config = Qwen3Config(**sizes, num_key_value_heads=arch.kv_heads, tie_word_embeddings=arch.tied)
+    config.architectures = ["Qwen3ForCausalLM"]
+    copy = write_config(config, tmp_path / "my-copy")
+    row = {"what": "sampling", "model": arch.name, "hardware": "A100", "batch": 24, "tokens_per_second": 7.0}
+    assert measured([row], "sampling", copy, 24, 312) == (7.0, "measured on A100, with the sizes of Qwen3-0.6B")
+    config.num_hidden_layers += 1
+    assert measured([row], "sampling", write_config(config, tmp_path / "larger"), 24, 312) is None
+
+
 def test_measured_throughput_takes_the_place_of_the_estimate(tmp_path: Path) -> None:
     arch, gpu, table = architecture("DeepSeek-R1-Distill-Qwen-7B"), load_profile("gpu"), tmp_path / "table.json"
     before = estimate(arch, gpu, table=table)
@@ -285,8 +356,8 @@ def test_measured_throughput_takes_the_place_of_the_estimate(tmp_path: Path) -> 
         measurements(table)
 
 
-def saferlrm_command(*arguments: object) -> tuple[int, str, str]:
-    process = start_python("-m", "saferlrm", "estimate", *arguments, COLUMNS="160")
+def saferlrm_command(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    process = start_python("-m", "saferlrm", "estimate", *arguments, **{"COLUMNS": "160"} | environment)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
@@ -352,6 +423,15 @@ def test_the_gpu_benchmark_runs_on_a_small_model(tmp_path: Path) -> None:
     assert all(row["tokens_per_second"] > 0 and row["tflops"] > 0 and "--tiny" in row["command"] for row in rows)
     assert rows[1]["mean_tokens"] == 12
     assert rows[2]["bytes"] == states_bytes(architecture("organism"), 6)
+
+
+def test_the_gpu_benchmark_keeps_rows_of_other_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARK.parent)
+    save = importlib.import_module("gpu").save
+    rows = [{"what": "sampling", "model": "m", "hardware": "card", "batch": n, "rate": n} for n in (24, 64)]
+    for row in (*rows, rows[1] | {"rate": 65}):
+        save(tmp_path / "table.json", [row])
+    assert [row["rate"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == [24, 65]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

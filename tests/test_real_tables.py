@@ -47,7 +47,7 @@ def test_prefixes_of_the_families_are_those_of_their_templates(family: str, toke
     assert {mode: chat.prefix(mode) for mode in THINKING_MODES} == prefixes
 
 
-def test_costs_have_a_column_for_each_model_and_name_what_does_not_fit() -> None:
+def test_costs_have_a_column_for_each_model_and_name_what_does_not_fit(tmp_path: Path) -> None:
     gpu, models = load_profile("gpu"), ["Qwen3-8B", "DeepSeek-R1-Distill-Qwen-14B"]
     table = real_tables.costs(models, gpu)
     assert set(table["basis"].str.split().str[0]) <= {"exact", "estimated", "measured"}
@@ -55,6 +55,9 @@ def test_costs_have_a_column_for_each_model_and_name_what_does_not_fit() -> None
     assert list(grid)[1:] == ["Qwen3-8B", "DeepSeek-R1-Distill-Qwen-14B"]
     assert not grid.isna().any(axis=None)
     assert grid.set_index("").loc["model: parameters, billion"].tolist() == ["8.19", "14.8"]
+    unknown = load_profile("gpu", **{"judge.model": str(tmp_path / "gone")})
+    grid = real_tables.cost_grid(real_tables.costs(models, unknown))
+    assert grid.set_index("").loc["model: judge, kept loaded, GiB"].tolist() == ["?", "?"]
     advice = real_tables.over_budget(["Qwen/Qwen3-8B", "Qwen/Qwen3-14B"], gpu)
     assert advice["Qwen3-8B"] == ()
     assert any("alignment.micro_batch" in line for line in advice["Qwen3-14B"])
