@@ -16,9 +16,7 @@ from safetensors.torch import load_file
 
 from saferlrm.align import align
 from saferlrm.errors import SaferlrmError
-from saferlrm.profile import AlignmentSettings, LoadingSettings, load_profile
-from saferlrm.store import Store
-from saferlrm.study import Study, aligning
+from saferlrm.profile import AlignmentSettings
 from saferlrm.training import FILLER, LengthBucketSampler
 
 WORKER = Path(__file__).parent / "align_in_process.py"
@@ -116,19 +114,38 @@ def test_the_slurm_template_asks_for_the_signal_where_python_gets_it() -> None:
     assert started == ["exec", "exec"]
 
 
-def test_under_a_launcher_every_process_trains_on_its_own_device(tmp_path, tiny_lm_folder, monkeypatch) -> None:
-    """``loading.device_map: auto`` is for sampling: a launcher gives each process a card, and FSDP shards."""
-    settings = {"loading.device_map": "auto", "alignment.n_harmful": 2, "alignment.n_benign": 2}
-    study = Study(load_profile("smoke", model=str(tiny_lm_folder), **settings), Store(tmp_path))
-    monkeypatch.setattr(study, "_prepared", lambda method, seed: ([], study.profile.alignment))
-    asked = []
+LED = """
+import sys
+from pathlib import Path
+from saferlrm.distributed import lead
+from saferlrm.profile import load_profile
+from saferlrm.store import Store
+from saferlrm.study import Study, aligning
 
-    def seen(*arguments: object, loading: LoadingSettings, **_: object) -> None:
-        asked.append(loading.device_map)
-        (arguments[4] / "cost.json").write_text("{}")
+def seen(*arguments, loading, **_):
+    print("device_map:", loading.device_map)
+    (arguments[4] / "cost.json").write_text("{}")
 
-    monkeypatch.setattr(aligning, "align", seen)
-    for launched in (False, True):
-        monkeypatch.setattr(aligning.distributed, "launched", lambda launched=launched: launched)
-        study.aligned("sft", seed=int(launched))
-    assert asked == ["auto", "single"]
+def program():
+    model, store = sys.argv[1:]
+    study = Study(load_profile("smoke", model=model, **{"loading.device_map": "auto"}), Store(Path(store)))
+    study._prepared = lambda method, seed: ([], study.profile.alignment)
+    study.aligned("sft", seed=0)
+
+aligning.align = seen
+lead(program)
+"""
+
+
+@pytest.mark.parametrize(("launcher", "device_map"), [((), "auto"), (TORCHRUN, "single")])
+def test_under_a_launcher_every_process_trains_on_its_own_device(
+    launcher: tuple[str, ...], device_map: str, tmp_path: Path, tiny_lm_folder: Path
+) -> None:
+    """``loading.device_map: auto`` is for sampling: a launcher gives each process a card, and FSDP shards.
+
+    The first process leads and runs the study with the launcher hidden, as ``saferlrm stage`` does.
+    """
+    (tmp_path / "led.py").write_text(LED)
+    status, printed, err = run(*launcher, tmp_path / "led.py", tiny_lm_folder, tmp_path / "store")
+    assert status == 0, err
+    assert printed.split("device_map: ")[1:] == [f"{device_map}\n"]

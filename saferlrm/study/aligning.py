@@ -87,6 +87,8 @@ class Aligning(AlignmentSet):
         if failed := sum(j.refused is None for j in decided):
             say(f"more_answers: the judge failed on {failed} of {len(decided)} answers; the refusal rules decide there")
         judged = judge([_asked(e) for e in harmful], hinted)
+        if failed := sum(j.verdict == "unjudged" for j in judged):
+            say(f"more_answers: the judge failed on {failed} of {len(judged)} hinted answers, which are left out")
         table = pd.DataFrame({"id": [e.id for e in examples], "refused": refused})
         more = pd.DataFrame(
             {
@@ -156,7 +158,7 @@ class Aligning(AlignmentSet):
         fingerprint = digest([asdict(e) for e in labelled])
 
         loading = self.profile.loading
-        if distributed.launched():  # every process has a card of its own, and FSDP shards what does not fit
+        if _shared_out():  # every process has a card of its own, and FSDP shards what does not fit
             loading = loading.model_copy(update={"device_map": "single"})
 
         def build(folder: Path) -> None:
@@ -282,6 +284,11 @@ class Aligning(AlignmentSet):
             for name in names:
                 self.sources(name)
         return [(name, seed) for name in names for seed in self.profile.seeds]
+
+
+def _shared_out() -> bool:
+    """Whether a launcher's processes will train together. From the one that leads them the launcher is hidden."""
+    return distributed.launched() or distributed._team is not None
 
 
 def _asked(example: AlignmentExample) -> Prompt:
