@@ -324,8 +324,6 @@ def test_a_study_with_a_server_samples_there_and_says_what_cannot_be_had(tmp_pat
         ServerModel.load(tiny_lm_folder, ServerSettings())
 
 
-
-
 def test_an_alignment_set_sampled_by_a_server_drops_what_its_context_does_not_hold(tmp_path, tiny_lm_folder):
     server = ServerSettings(url="http://127.0.0.1:9/v1", retries=0)
     profile = Profile(name="test", model=str(tiny_lm_folder), server=server)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections import Counter
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from completions_server import Handler
 from shared_data import FOLDER, needs_rows
 
 from saferlrm.errors import SaferlrmError
@@ -257,6 +260,30 @@ def test_an_alignment_set_that_falls_short_says_why_each_answer_was_dropped(plac
     assert "harmful prompts got a usable answer but alignment.n_harmful is 2; lower it (dropped: " in said
     assert "truncated" in said
     assert "2 overlapping" in said
+
+
+def test_a_server_samples_an_alignment_set_of_published_prompts(placeholders, tiny_lm_folder, tmp_path):
+    """Prompts that the server's context does not hold are left out; nothing asks for the weights."""
+
+    class Server(Handler):
+        log, plan = tmp_path / "log.jsonl", []
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    changes = {"server.url": f"http://127.0.0.1:{server.server_port}/v1", "server.model": "served"}
+    changes |= {"alignment.n_harmful": 0, "alignment.n_benign": 3, "alignment.benign_thoughts": "off"}
+    try:
+        study = Study(profile(placeholders, tiny_lm_folder, **changes), Store(tmp_path / "store"))
+        examples, counts = study.alignment_set()
+        again = study.load()
+        assert (len(examples), again.limit) == (3, 300)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert {example.source for example in examples} == {"benign"}
+    assert dict(zip(counts["verdict"], counts["kept"], strict=True)) == {"compliance": True}
+    asked = len(Server.log.read_text().splitlines())
+    assert asked == counts["n"].sum()
 
 
 def test_a_killed_scorecard_goes_on_with_the_mode_at_which_it_stopped(
