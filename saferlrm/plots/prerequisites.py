@@ -206,8 +206,7 @@ def sizes(table: pd.DataFrame) -> Figure:
             x = part["parameters"] / 1e6
             style.line(ax, x, part["rate"], part["low"], part["high"], style.mode_name(mode), **drawn)
             if mode == "on":
-                ends = [style.percent(part["rate"].iloc[at]) for at in (0, -1)]
-                told.append(f"{titles.get(metric, metric)} {ends[0]}, {ends[1]}")
+                told.append(f"{titles.get(metric, metric)} {', '.join(map(style.percent, part['rate']))}")
         ax.set_xscale("log")
         millions = sorted(set(table["parameters"] / 1e6))
         ax.set_xticks(millions, [f"{value:.2g}" for value in millions])
@@ -215,7 +214,7 @@ def sizes(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("million parameters (logarithmic)")
         ax.set_title(titles.get(metric, metric))
     style.rate_axis(axes[0, 0], "y", "rate")
-    finding = f"Smallest and largest organism, thinking: {'; '.join(told)}"
+    finding = f"With thinking, from the smallest organism to the largest: {'; '.join(told)}"
     caption = (
         f"{style.counts(table['n'])} prompts a point, one organism of each size, grown on the same tokens. Bands: "
         "95\u00a0% intervals (Wilson)."
