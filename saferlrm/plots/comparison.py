@@ -159,7 +159,7 @@ def overview(evaluation: pd.DataFrame) -> Figure:
         ax.set_title(title)
         ax.grid(axis="y", visible=False)
         style.rate_axis(ax)
-        ax.set_xlim(0, 1.26)  # room for the number beside a full bar
+        ax.set_xlim(0, 1.36)  # room for the number beside a full bar
         ax.set_xticks([0, 0.5, 1])
     names = [f"{style.method_name(method)},\n{style.mode_name(mode)}" for method, mode in conditions]
     axes[0, 0].set_yticks(range(len(conditions)), names)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from saferlrm.crossed import crossed_difference, outcomes, paired
 from saferlrm.plots import style
@@ -73,8 +73,8 @@ def rate_limits(ax: Axes, rates: pd.DataFrame, near: bool) -> None:
     low, high = float(rates["low"].min()), float(rates["high"].max())
     margin = 0.06 * max(0.1, high - (low if near else 0.0))
     ax.set_xlim(max(-0.03, low - margin) if near else -margin / 2, max(0.1, high) + margin)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g}%")  # a tick between two per cent says so
 
 
 def seeds_said(table: pd.DataFrame) -> str:
