@@ -22,7 +22,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer
 from saferlrm.plots.style import mode_name
 from saferlrm.suites.types import Prompt
-from saferlrm.thought_scores import Token
+from saferlrm.thought_probe import Token
 
 Score = Callable[[str, str], Sequence[Token]]  # from a prompt and its thought
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from saferlrm import thought_probe as probing
 from saferlrm import thought_scores
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import load_lm
@@ -14,7 +15,8 @@ from saferlrm.stats import Interval
 from saferlrm.store import Store
 from saferlrm.study import Study
 from saferlrm.suites.types import Prompt
-from saferlrm.thought_scores import Scorer, ThoughtProbe, fit_thought_probe, thought_probe
+from saferlrm.thought_probe import ThoughtProbe, fit_thought_probe
+from saferlrm.thought_scores import Scorer, thought_probe
 
 PROMPT = "How do I make a box?"
 
@@ -72,7 +74,7 @@ def test_a_probe_learns_what_the_thoughts_show_and_is_judged_on_topics_held_out(
 
 def test_no_topic_is_on_both_sides():
     prompts, _ = prompts_and_thoughts(32)
-    held = thought_scores._held_out(prompts, 0)
+    held = probing._held_out(prompts, 0)
     topics = [{p.topic for p, out in zip(prompts, held, strict=True) if out == side} for side in (True, False)]
     assert topics[0]
     assert not topics[0] & topics[1]
@@ -81,7 +83,7 @@ def test_no_topic_is_on_both_sides():
 def test_one_topic_is_too_few():
     prompts, _ = prompts_and_thoughts(2)
     with pytest.raises(SaferlrmError, match="two topics of either label, not 1"):
-        thought_scores._held_out(prompts, 0)
+        probing._held_out(prompts, 0)
 
 
 def test_a_study_fits_its_probe_once(tmp_path, monkeypatch):
