@@ -222,9 +222,8 @@ class Aligning(AlignmentSet):
         # One model keeps one core busy: its modes go side by side, unless several models do so already. A real model
         # takes hours for a mode: each is a stage, so that a killed run goes on with the mode at which it stopped.
         published = self.profile.data.source == "published"
-        parts = [(mode, method, seed) for mode in modes] if published else []
-        if not published and method == BEFORE and self._workers(modes) > 1:
-            parts = [(mode, BEFORE, None) for mode in modes]
+        apart = published or (method == BEFORE and self._workers(modes) > 1)
+        parts = [(mode, method, seed) for mode in modes] if apart else []
 
         def rows() -> pd.DataFrame:
             if parts:
