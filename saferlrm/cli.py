@@ -301,9 +301,10 @@ def estimate(
         digits = "?" if line.value != line.value else digits  # NaN: not known
         table.add_row(f"  {line.what}", digits, line.unit, line.basis)
     console.print(table)
-    for title, one in (("the whole study, at least", settings), ("begun small, at least", small(settings))):
-        table = Table("notebook", "adapters", "answers", "hours", title=title)
-        its_own = make_estimate(arch, one, hardware, length, mean_length, mean_answer, prompts)
+    begun = small(settings)
+    of_begun = make_estimate(arch, begun, hardware, length, mean_length, mean_answer, prompts)
+    for title, one, its_own in (("the whole study", settings, made), ("begun small", begun, of_begun)):
+        table = Table("notebook", "adapters", "answers", "hours", title=f"{title}, at least")
         for row in workload(one, arch, its_own).itertuples():
             table.add_row(row.notebook, f"{row.adapters}", f"{row.answers:,}", f"{row.hours:.3g}")
         console.print(table)
