@@ -43,14 +43,15 @@ class Answers:
         Raises:
             UnmeasuredError: the table, a column or every row of it is missing.
         """
-        found = results.once(self, lambda: self._outcomes(results.tidy(self.table)))
+        found = results.once(self, lambda: self._outcomes(results.tidy(self.table), results.called(self.who)))
         if found.empty:
             said = ", ".join(f"{column} {wanted}" for column, wanted in self.where)
-            raise UnmeasuredError(f"results/tidy/{self.table}.parquet has no {self.metric} of {self.who} ({said})")
+            who = results.called(self.who)
+            raise UnmeasuredError(f"results/tidy/{self.table}.parquet has no {self.metric} of {who} ({said})")
         return found
 
-    def _outcomes(self, rows: pd.DataFrame) -> pd.DataFrame:
-        wanted = {WHO[self.table]: self.who} | dict(self.where)
+    def _outcomes(self, rows: pd.DataFrame, who: str) -> pd.DataFrame:
+        wanted = {WHO[self.table]: who} | dict(self.where)
         missing = [column for column in (*wanted, self.metric) if column not in rows]
         if missing:
             raise UnmeasuredError(f"results/tidy/{self.table}.parquet has no column {missing[0]!r}")
@@ -73,9 +74,9 @@ def attack(who: str, suite: str | tuple[str, ...] = UNSEEN, mode: str = "on", ta
     return answers(table, who, "attack_success", suite=suite, mode=mode)
 
 
-def outcome(who: str, metric: str, suite: str | tuple[str, ...]) -> Answers:
+def outcome(who: str, metric: str, suite: str | tuple[str, ...], table: str = "evaluation") -> Answers:
     """Any column of a model's scorecard, with thinking on."""
-    return answers("evaluation", who, metric, suite=suite, mode="on")
+    return answers(table, who, metric, suite=suite, mode="on")
 
 
 def grown(who: str, organism: int, suite: str | tuple[str, ...] = UNSEEN, mode: str = "on") -> Answers:

@@ -2,14 +2,15 @@
 
 A claim *holds* if the whole interval lies on its side of the bound, *does not hold* if the whole interval lies on the
 other side, and otherwise *cannot be decided here*. Nothing is decided by a number that was not measured, by one
-alignment seed, or by a comparison that does not survive the correction for the number of comparisons beside it.
+alignment seed, or by a comparison that does not survive the correction for the number of comparisons beside it. A claim
+of several parts holds if all of them do; any one of them refutes it, so each is corrected for their number then.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -56,6 +57,23 @@ class Results:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else repository() / "results"
         self._kept: dict[Hashable, Any] = {}
+        self._instead: Mapping[str, str] = {}
+
+    def instead(self, models: Mapping[str, str]) -> Results:
+        """The same results, in which a claim about one model is read as a claim about another.
+
+        Args:
+            models: method to the method that stands in for it, on whatever alignment set.
+        """
+        other = Results(self.folder)
+        other._kept = {key: kept for key, kept in self._kept.items() if isinstance(key, Path)}  # files, not outcomes
+        other._instead = models
+        return other
+
+    def called(self, who: str) -> str:
+        """The model whose rows are read where a claim names ``who``, such as ``presafe/few``."""
+        method, slash, end = who.partition("/")
+        return self._instead.get(method, method) + slash + end
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What ``compute`` returns, computed for the first who asks for ``key`` and kept for the others."""
@@ -106,6 +124,10 @@ class Measured:
         unit: what the number counts, for a table.
         also: other numbers that a reader needs beside it.
         p: p-value of the rule's bound, corrected within its family of comparisons; ``None`` outside a family.
+        seedless: why training seeds play no part in it; empty where they do, and then too few of them decide nothing.
+        at: the interval at another level, for a part of a claim of several parts.
+        best: intervals of results as favourable as these prompts and seeds allow, the other side of a comparison being
+            what it is; ``None`` where no such result can be named.
     """
 
     value: float
@@ -116,6 +138,9 @@ class Measured:
     unit: str
     also: Mapping[str, float] = field(default_factory=dict)
     p: float | None = None
+    seedless: str = ""
+    at: Callable[[float], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
+    best: Callable[[], Sequence[tuple[float, float]]] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         size = f"n = {self.n}" + (f", {self.seeds} seed{'s' * (self.seeds != 1)}" if self.seeds else "")
@@ -134,20 +159,50 @@ class Rule:
             return f"at least {self.low:g}"
         return f"at most {self.high:g}" if math.isinf(self.low) else f"between {self.low:g} and {self.high:g}"
 
-    def decide(self, found: Measured) -> tuple[Verdict, str]:
-        """The verdict on one measured number, and the reason."""
-        if found.seeds and found.seeds < SEEDS_NEEDED:
-            return UNDECIDED, f"only {found.seeds} alignment seed was measured"
+    def decide(self, found: Measured, parts: int = 1) -> tuple[Verdict, str]:
+        """The verdict on one measured number, and the reason.
+
+        Args:
+            parts: how many numbers the claim is made of. It needs all of them to hold, which asks for no correction;
+                but any one could refute it, so that takes the interval at 1 - 0.05 / parts (Bonferroni, which for the
+                question whether any part fails is Holm's first step).
+        """
+        if not found.seedless and found.seeds < SEEDS_NEEDED:
+            was = "seed was" if found.seeds == 1 else "seeds were"
+            return UNDECIDED, f"only {found.seeds} alignment {was} measured"
         if math.isnan(found.value):
             return UNDECIDED, "there is nothing to divide by"
-        inside = self.low <= found.low and found.high <= self.high
-        outside = found.high < self.low or found.low > self.high
-        if not inside and not outside:
+        inside = self.contains(found.low, found.high)
+        if not inside and not self.excludes(found.low, found.high):
             return UNDECIDED, "the interval crosses the bound"
+        if not inside and parts > 1:
+            if found.at is None:
+                raise SaferlrmError("a part of several needs its interval at other levels")
+            low, high = found.at(1 - ALPHA / parts)
+            if not self.excludes(low, high):
+                wide = f"[{number(low)}, {number(high)}]"
+                return UNDECIDED, f"the bound is not excluded after Bonferroni's correction for {parts} parts ({wide})"
         if found.p is not None and found.p >= ALPHA:
             return UNDECIDED, f"the bound is not excluded after Holm's correction (p = {found.p:.3f})"
         side = "the claim's" if inside else "the other"
         return (HOLDS if inside else FAILS), f"the whole interval is on {side} side"
+
+    def contains(self, low: float, high: float) -> bool:
+        """Whether a whole interval is on the claim's side."""
+        return self.low <= low and high <= self.high
+
+    def excludes(self, low: float, high: float) -> bool:
+        """Whether a whole interval is on the other side."""
+        return high < self.low or low > self.high
+
+    def out_of_reach(self, found: Measured) -> str:
+        """Says that no result on so many prompts could have made the claim hold; empty if one could, or unknown."""
+        best = list(found.best()) if found.best is not None else []
+        if not best or any(self.contains(low, high) for low, high in best):
+            return ""
+        nearest = min(best, key=lambda ends: max(self.low - ends[0], ends[1] - self.high))
+        reached = f"the nearest interval within reach is [{number(nearest[0])}, {number(nearest[1])}]"
+        return f"cannot hold with n = {found.n}, whatever the result; {reached}"
 
 
 def at_least(bound: float) -> Rule:
@@ -172,6 +227,7 @@ class Ruling:
     verdict: Verdict
     measured: Measured | None
     why: str
+    note: str = ""
 
 
 def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> Ruling:
@@ -188,13 +244,17 @@ def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> 
     decided = {}
     for name, found in parts.items():
         rule = rules if isinstance(rules, Rule) else rules[name]
-        decided[name] = (found, *rule.decide(found), rule)
+        decided[name] = (found, *rule.decide(found, len(parts)), rule)
     verdict = next(v for v in (FAILS, UNDECIDED, HOLDS) if any(v == d[1] for d in decided.values()))
     why = "; ".join(
         f"{f'{name}: ' if name else ''}{found} against {rule}: {reason}"
         for name, (found, _, reason, rule) in decided.items()
     )
-    return Ruling(verdict, next(d[0] for d in decided.values() if d[1] == verdict), why + ".")
+    notes = ""
+    if verdict != HOLDS:
+        told = ((name, rule.out_of_reach(found)) for name, (found, _, _, rule) in decided.items())
+        notes = "; ".join(f"{f'{name}: ' if name else ''}{note}" for name, note in told if note)
+    return Ruling(verdict, next(d[0] for d in decided.values() if d[1] == verdict), why + ".", notes)
 
 
 @dataclass(frozen=True)
@@ -208,6 +268,9 @@ class Claim:
         metric: what is measured, in words; ``scope``: what it is measured on.
         measure: the measured parts of the claim.
         rule: the values on the claim's side; one rule for all parts or one for each.
+        control: the method that the same is measured of beside it, in the place of PreSafe; empty where the claim
+            compares the two itself or is about neither.
+        premise: says what is missing without which there is nothing to judge; empty if nothing is.
     """
 
     id: str
@@ -219,6 +282,8 @@ class Claim:
     measure: Callable[[Results], Mapping[str, Measured]]
     rule: Rule | Mapping[str, Rule]
     scope: str
+    control: str = ""
+    premise: Callable[[Results], str] | None = None
 
     @property
     def rule_in_words(self) -> str:
@@ -230,9 +295,25 @@ class Claim:
     def judge(self, results: Results) -> Ruling:
         """The verdict on these results; what was not measured cannot be decided."""
         try:
-            return rule_on(self.measure(results), self.rule)
+            ruling = rule_on(self.measure(results), self.rule)
         except UnmeasuredError as missing:
             return Ruling(UNDECIDED, None, f"Not measured: {missing}.")
+        lacking = self.premise(results) if self.premise else ""
+        return Ruling(UNDECIDED, ruling.measured, f"{lacking} ({ruling.why[:-1]}).", ruling.note) if lacking else ruling
+
+    def judge_control(self, results: Results) -> Ruling | None:
+        """The verdict that the same rule gives on :attr:`control`; ``None`` where there is none."""
+        return self.judge(results.instead({"presafe": self.control})) if self.control else None
+
+
+def any_holds(claims: Sequence[Claim], lacking: str) -> Callable[[Results], str]:
+    """A premise: one of these claims holds; ``lacking`` says what there is not if none does."""
+
+    def premise(results: Results) -> str:
+        shown = any(claim.judge(results).verdict == HOLDS for claim in claims)
+        return "" if shown else f"{lacking}: none of {', '.join(claim.id for claim in claims)} holds"
+
+    return premise
 
 
 def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
@@ -242,11 +323,13 @@ def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
         Columns ``id``, ``claim``, ``source``, ``url``, ``grounding``, ``metric``, ``rule``, ``value``, ``low``,
         ``high`` (95 %; of the part that decided, missing where nothing was measured), ``n`` (prompts), ``seeds``
         (alignment seeds, 0 where none takes part), ``unit``, ``scope``, ``verdict``, ``why`` (one sentence with the
-        numbers), ``also`` (other numbers).
+        numbers), ``also`` (other numbers), ``note`` (that no result could have made it hold, if so), and
+        ``control_value``, ``control_low``, ``control_high``, ``control_verdict``: the same of the control, where the
+        claim has one.
     """
     rows = []
     for claim in claims:
-        ruling = claim.judge(results)
+        ruling, control = claim.judge(results), claim.judge_control(results)
         found = ruling.measured
         rows.append(
             {
@@ -257,9 +340,7 @@ def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
                 "grounding": claim.grounding,
                 "metric": claim.metric,
                 "rule": claim.rule_in_words,
-                "value": found.value if found else float("nan"),
-                "low": found.low if found else float("nan"),
-                "high": found.high if found else float("nan"),
+                **_ends(found),
                 "n": found.n if found else 0,
                 "seeds": found.seeds if found else 0,
                 "unit": found.unit if found else "",
@@ -267,9 +348,17 @@ def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
                 "verdict": ruling.verdict,
                 "why": ruling.why,
                 "also": "; ".join(f"{name}: {number(v)}" for name, v in found.also.items()) if found else "",
+                "note": ruling.note,
+                **{f"control_{name}": end for name, end in _ends(control.measured if control else None).items()},
+                "control_verdict": control.verdict if control else "",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _ends(found: Measured | None) -> dict[str, float]:
+    """Value and interval; not a number where nothing was measured."""
+    return {name: getattr(found, name) if found else float("nan") for name in ("value", "low", "high")}
 
 
 def number(value: float) -> str:
