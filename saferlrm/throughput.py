@@ -38,16 +38,17 @@ def measured(
 
     Rows of this model count, and of a published one of the very same sizes, since weights are random there: so a folder
     under any name is found. Of several rows one of the same batch is taken, then one of a card with this peak
-    (``tflops``), then the last. What differs from the wanted model and batch is said.
+    (``tflops``), then the last. What differs from the wanted model and batch is said. Training without gradient
+    checkpointing is faster and seldom fits: such a row counts only where there is no other.
     """
     found = [row for row in rows if row["what"] == what and _same(row["model"], arch)]
     if not found:
         return None
 
-    def nearness(place: int) -> tuple[bool, bool, bool, int]:
+    def nearness(place: int) -> tuple[bool, bool, bool, bool, int]:
         row = found[place]
         named = row["model"].lower() == arch.name.lower()
-        return row.get("batch") == batch, row.get("peak_tflops") == tflops, named, place
+        return row.get("checkpointing", True), row.get("batch") == batch, row.get("peak_tflops") == tflops, named, place
 
     row = found[max(range(len(found)), key=nearness)]
     basis = f"measured on {row['hardware']}"
