@@ -1,4 +1,4 @@
-"""What ran on a GPU: the guide says what the rows hold, and a difference between hardware is found where there is one."""
+"""What ran on a GPU: the guide says what the rows hold, and a planted difference between machines is found."""
 
 import importlib.util
 import json
