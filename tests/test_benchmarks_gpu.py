@@ -1,4 +1,4 @@
-"""What ran on a GPU: the guide says what the rows hold, and a planted difference between machines is found."""
+"""What ran on a GPU: the guide says what its rows hold, and a planted difference is found."""
 
 import importlib.util
 import json
