@@ -87,6 +87,13 @@ def theme() -> None:
     )
 
 
+class Described(Figure):
+    """A figure that says what it shows where its class would be named: in the plain text of a notebook's output."""
+
+    def __repr__(self) -> str:
+        return alt_text(self) or super().__repr__()
+
+
 def alt_text(figure: Figure) -> str:
     """What the figure shows, in words, for a reader who cannot see it."""
     return str(figure.get_label())
@@ -163,7 +170,7 @@ def canvas(
     """A figure of fixed size and its axes, always as an array [rows, columns]."""
     theme()
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, FigureClass=Described, **options
     )
     figure.get_layout_engine().set(w_pad=PAD, h_pad=PAD, wspace=0.04, hspace=0.04)
     return figure, axes
