@@ -21,7 +21,6 @@ from saferlrm.judges import is_refusal
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import HeadToken
 from saferlrm.stats import Interval
-from saferlrm.suites.types import Prompt
 
 BLOCK = "████"
 OPENING_WORDS = 5  # shown of an answer that complies with a harmful prompt
