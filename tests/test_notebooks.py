@@ -191,6 +191,17 @@ def test_figures_are_saved_and_shown(path: Path) -> None:
 
 
 @EXECUTED
+def test_every_picture_has_a_text_beside_it_that_says_what_it_shows(path: Path) -> None:
+    """The text is what a screen reader, a terminal and the web page have of the picture."""
+    shown = [output for cell in code_cells(path) for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert shown
+    for output in shown:
+        said = output.data.get("text/plain", "")
+        assert not said.startswith("<"), said
+        assert len(said) > 80, said
+
+
+@EXECUTED
 def test_compared_cells_compare_something(path: Path) -> None:
     checked = [cell for cell in code_cells(path) if CHECKED in tags(cell)]
     assert len(checked) >= MIN_CHECKED

@@ -117,7 +117,8 @@ def thought_budgets(rows: pd.DataFrame) -> Figure:
         none, *_, longest = table.itertuples()
         ends[title.replace(": ", " on ")] = (none, own, longest)
     style.rate_axis(axes[0, 0], "y", "rate")
-    finding = f"{_change(ends, 0, 1, 'A thought of its own', spans=True)}; {_change(ends, 1, 2, 'the longest forced one')}"
+    longer = _change(ends, 1, 2, "the longest forced one")
+    finding = f"{_change(ends, 0, 1, 'A thought of its own', spans=True)}; {longer}"
     caption = (
         f"{style.counts(pd.concat(sizes))} prompts a point, the same at every length, greedy decoding unless the "
         "profile says otherwise. Bars: 95\u00a0% intervals (Wilson)."
