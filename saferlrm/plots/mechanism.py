@@ -19,7 +19,7 @@ CONTROLS = {
 }
 LOSSES = {
     "lm": ("next-token loss", style.PALETTE["sft"], "-"),
-    "aux": ("auxiliary loss", style.PALETTE["presafe"], "-"),
+    "aux": ("auxiliary loss", style.PALETTE["auxiliary loss"], "-"),
 }
 
 
