@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from saferlrm.causal import ALL_LAYERS
+from saferlrm.conditions import FEW
 from saferlrm.crossed import crossed_difference, outcomes, paired
 from saferlrm.evaluate import rates
 from saferlrm.plots.measures import display_name
@@ -211,7 +212,7 @@ def _effect(part: pd.DataFrame, what: str) -> str:
 def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFrame, group: str) -> list[str]:
     """More readable, moved, or used? One sentence each for PreSafe, at the last layer, thinking on.
 
-    Every word follows from a paired interval; where it contains 0 the sentence says that nothing can be told, and how
+    A fourth is about labels without answers, where the table holds that model and its control. Every word follows from a paired interval; where it contains 0 the sentence says that nothing can be told, and how
     much the interval still allows. Exploratory, not corrected for the number of comparisons.
 
     Args:
@@ -242,6 +243,14 @@ def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFra
         if len(part):
             words.append(f"{name}, it {_effect(part, what)}")
     said.append(f"Used: the direction that is read there: {'; '.join(words) or 'was not tried'}.")
+    labels, cut = (f"{method}/{FEW}" for method in ("presafe_decisions", "detached_decisions"))
+    if {labels, cut} <= set(own["condition"]):
+        head = over_seeds(own, "auroc", cut, labels)
+        said.append(
+            f"With few answers and further prompts that carry a label alone, {display_name(labels)} against "
+            f"{display_name(cut)}: harm is {told(head, 'less readable', 'more readable')}. "
+            f"{common_shift(shift, labels)}. {common_shift(shift, cut)}. Whether that is used was not tried."
+        )
     return said
 
 
