@@ -212,8 +212,9 @@ def _effect(part: pd.DataFrame, what: str) -> str:
 def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFrame, group: str) -> list[str]:
     """More readable, moved, or used? One sentence each for PreSafe, at the last layer, thinking on.
 
-    A fourth is about labels without answers, where the table holds that model and its control. Every word follows from a paired interval; where it contains 0 the sentence says that nothing can be told, and how
-    much the interval still allows. Exploratory, not corrected for the number of comparisons.
+    A fourth is about labels without answers, where the table holds that model and its control. Every word follows from
+    a paired interval; where it contains 0 the sentence says that nothing can be told, and how much it still allows.
+    Exploratory, not corrected for the number of comparisons.
 
     Args:
         probes: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_probes`; group: its held-out contrast.

@@ -112,7 +112,8 @@ def test_the_largest_effect_says_of_how_many_it_is_the_largest():
 
 def test_harm_and_decision_are_compared_by_contrast():
     table = pd.DataFrame({"suite": ["harmful_unseen", "benign"] * 10, "harmful": [True, False] * 10,
-                          "prompt_id": [f"p{i}" for i in range(20)], "refused": [True, False] * 9 + [False, True]})  # fmt: skip
+                          "prompt_id": [f"p{i}" for i in range(20)],
+                          "refused": [True, False] * 9 + [False, True]})  # fmt: skip
     found = findings.harm_and_decision(table, ["direct"])
     assert found.loc[0, "rate"] == pytest.approx(0.9)
 
@@ -138,7 +139,8 @@ def test_an_interval_over_seeds_needs_two_of_them():
 
 def probe_rows(after: float, seeds: tuple[float, ...] = (-0.005, 0.0, 0.005)) -> pd.DataFrame:
     own = {"probe": "own", "position": "pre_cot", "group": "direct", "layer": 4, "low": 0.85, "high": 0.93, "n": 200}
-    before = [own | {"condition": "before", "seed": 0, "auroc": 0.9, "change": 0.0, "change_low": 0.0, "change_high": 0.0}]
+    unchanged = {"change": 0.0, "change_low": 0.0, "change_high": 0.0}
+    before = [own | {"condition": "before", "seed": 0, "auroc": 0.9} | unchanged]
     trained = [
         own | {"condition": condition, "seed": k, "auroc": value + part, "change": value + part - 0.9,
                "change_low": value + part - 0.92, "change_high": value + part - 0.88}
