@@ -132,6 +132,23 @@ def common_shift(shift: pd.DataFrame, condition: str) -> str:
     return f"{both}: the two kinds move {way} ({figures(apart, n=False)})"
 
 
+def shift_lines(shift: pd.DataFrame) -> list[str]:
+    """How far each model's harmful prompts moved along the refusal direction at the last layer, and what beside.
+
+    Args:
+        shift: of :func:`saferlrm.shift_contrasts.with_contrasts`.
+    """
+    top = shift[(shift["layer"] == shift["layer"].max()) & shift["harmful"]]
+    scatter = top[top["direction"] == "within"].set_index("condition")["share"]
+    said = []
+    for row in top[top["direction"] == "refusal"].to_dict("records"):
+        name, moved = row["condition"], figures(read(pd.DataFrame([row]), "moved"), n=False)
+        beside = f"{row['share']:.0%} of the squared shift, a direction of the states' own scatter {scatter[name]:.0%}"
+        said.append(f"{display_name(name)}, harmful prompts: moved {moved} along the refusal direction, {beside}")
+        said.append(f"   {common_shift(shift, name)}")
+    return said
+
+
 def head_adds(shift: pd.DataFrame, condition: str) -> str:
     """What the head adds to the shift along the refusal direction, at the last layer, by kind of prompt."""
     rows = _refusal_rows(shift, condition)
