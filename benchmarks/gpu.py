@@ -18,6 +18,7 @@ one for each model, kind of work, batch and card; ``saferlrm estimate`` reads th
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import json
@@ -64,6 +65,10 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--peak", type=float, help="peak dense bfloat16 arithmetic of the card in TFLOP/s")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument(
+        "--checkpointing", nargs="+", choices=("on", "off"), default=["on"],
+        help="gradient checkpointing of the alignment; 'on off' measures both",
+    )
     parser.add_argument("--tiny", action="store_true", help="a model of two layers and short texts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_throughput.json")
     for name in FULL:
@@ -98,7 +103,9 @@ def random_model(arch: Architecture, device: str) -> LanguageModel:
     return LanguageModel(model.eval(), tokenizer, ChatFormat.detect(tokenizer), arch.name)
 
 
-def align(lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, batch: int) -> dict[str, float]:
+def align(
+    lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, batch: int, checkpointing: bool
+) -> dict[str, Any]:
     """Steps of the real trainer; the median step counts, so that the one that saves does not."""
     draw = random.Random(0)
 
@@ -116,7 +123,7 @@ def align(lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, 
         )
 
     settings = AlignmentSettings(
-        rank=arguments.rank, batch_size=batch, bf16=True, epochs=1, gradient_checkpointing=True
+        rank=arguments.rank, batch_size=batch, bf16=True, epochs=1, gradient_checkpointing=checkpointing
     )
     encoded = [example() for _ in range(batch * arguments.steps)]
     ends: list[float] = []
@@ -133,7 +140,7 @@ def align(lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, 
         trainer.train()
     steps = [after - before for before, after in itertools.pairwise(ends)][WARM_UP - 1 :]
     rate = batch * arguments.length / statistics.median(steps)
-    needed, done = (token_flops(arch, arguments.length, True, again) for again in (False, True))
+    needed, done = (token_flops(arch, arguments.length, True, again) for again in (False, checkpointing))
     return {
         "tokens_per_second": rate,
         "step_seconds": statistics.median(steps),
@@ -141,6 +148,7 @@ def align(lm: LanguageModel, arch: Architecture, arguments: argparse.Namespace, 
         "tflops_with_recomputation": rate * done / 1e12,
         "length": arguments.length,
         "rank": arguments.rank,
+        "checkpointing": checkpointing,
     }
 
 
@@ -188,7 +196,7 @@ def wait(device: str) -> None:
 
 
 def measured(
-    work: Callable[..., dict[str, float]], arch: Architecture, arguments: argparse.Namespace, batch: int
+    work: Callable[..., dict[str, Any]], arch: Architecture, arguments: argparse.Namespace, batch: int
 ) -> dict[str, Any]:
     """A run of one kind of work on a fresh model; out of memory halves the batch."""
     cuda = arguments.device.startswith("cuda")
@@ -213,7 +221,7 @@ def measured(
 def save(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the rows beside those of other models, batches and cards."""
     kept = json.loads(path.read_text())["rows"] if path.is_file() else []
-    same = ("what", "model", "batch", "hardware")
+    same = ("what", "model", "batch", "hardware", "checkpointing")
     new = {tuple(row.get(key) for key in same) for row in rows}
     kept = [row for row in kept if tuple(row.get(key) for key in same) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,14 +250,15 @@ def main(words: list[str] | None = None) -> None:
             raise SaferlrmError("--tiny measures no real model; give another file by --out")
     else:
         models = [architecture(name) for name in arguments.models]
-    kinds = {
-        "alignment": (align, arguments.batch),
-        "sampling": (sample, arguments.answers),
-        "extraction": (read_states, 16 * arguments.batch),
+    kinds: dict[str, list[tuple[Callable[..., dict[str, Any]], int]]] = {
+        "alignment": [
+            (functools.partial(align, checkpointing=way == "on"), arguments.batch) for way in arguments.checkpointing
+        ],
+        "sampling": [(sample, arguments.answers)],
+        "extraction": [(read_states, 16 * arguments.batch)],
     }
     for arch in models:
-        for what in arguments.work:
-            work, batch = kinds[what]
+        for what, (work, batch) in [(name, kind) for name in arguments.work for kind in kinds[name]]:
             row = {"what": what, "model": arch.name, "hardware": hardware} | measured(work, arch, arguments, batch)
             if peak:
                 row["share_of_peak"] = row["tflops"] / peak

@@ -11,7 +11,7 @@ of the thought only a block for each token, all of one size, in the token's colo
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ class Turn:
         n_thought_tokens: length of the thought.
         verdict: what the judge says of the answer, if it was judged.
         tokens: the scored thought, or ``None`` if no probe has read it.
+        who: which model speaks, where several answer one prompt.
     """
 
     mode: str
@@ -53,6 +54,7 @@ class Turn:
     n_thought_tokens: int = 0
     verdict: str | None = None
     tokens: Sequence[Token] | None = None
+    who: str = "Model"
 
     def __post_init__(self) -> None:
         if self.tokens is not None and "".join(token.text for token in self.tokens) != self.thought:
@@ -117,8 +119,11 @@ def from_card(
     return Bubbles(tuple(made))
 
 
-def from_answers(replies: Sequence[Answer], prompt: Prompt, score: Score | None = None) -> Bubbles:
-    """Bubbles of the answers to one prompt, one for each thinking mode."""
+def from_answers(
+    replies: Sequence[Answer] | Mapping[str, Answer], prompt: Prompt, score: Score | None = None
+) -> Bubbles:
+    """Bubbles of the answers to one prompt: one for each thinking mode, or, by name, one for each of several models."""
+    named = replies.items() if isinstance(replies, Mapping) else (("Model", reply) for reply in replies)
     turns = tuple(
         Turn(
             reply.mode,
@@ -127,8 +132,9 @@ def from_answers(replies: Sequence[Answer], prompt: Prompt, score: Score | None 
             reply.closed,
             reply.n_thought_tokens,
             tokens=score(prompt.text, reply.thought) if score and reply.thought else None,
+            who=who,
         )
-        for reply in replies
+        for who, reply in named
     )
     return Bubbles(((prompt, turns),))
 
@@ -156,7 +162,7 @@ def bars(tokens: Sequence[Token]) -> str:
 def _exchange(prompt: Prompt, turns: Sequence[Turn]) -> Iterator[str]:
     yield _bubble(_who("User", _kind(prompt), USER) + _paragraph(_request(prompt), USER), USER, "0.7em 0 0.5em 15%")
     for turn in turns:
-        inside = _who("Model", ", ".join(_manner(turn)), MODEL) + _thought(turn, prompt.harmful)
+        inside = _who(turn.who, ", ".join(_manner(turn)), MODEL) + _thought(turn, prompt.harmful)
         yield _bubble(inside + _paragraph(_said(turn, prompt), MODEL), MODEL, "0.5em 15% 0.5em 0")
 
 
@@ -172,7 +178,7 @@ def _bubble(inside: str, colours: tuple[str, str], margin: str) -> str:
 # Themes set the colour of paragraphs inside quotations, so every element says its own.
 def _who(name: str, what: str, colours: tuple[str, str]) -> str:
     style = f"margin:0 0 0.3em;color:{colours[0]};font-size:90%"
-    return f'<p style="{style}"><strong style="color:{colours[0]}">{name}</strong> · {_safe(what)}</p>'
+    return f'<p style="{style}"><strong style="color:{colours[0]}">{_safe(name)}</strong> · {_safe(what)}</p>'
 
 
 def _paragraph(text: str, colours: tuple[str, str]) -> str:
@@ -226,7 +232,7 @@ def _legend() -> str:
 def _plain(prompt: Prompt, turns: Sequence[Turn]) -> Iterator[str]:
     yield f"User ({_kind(prompt)}): {_request(prompt)}"
     for turn in turns:
-        yield f"Model ({', '.join(_manner(turn))}):"
+        yield f"{turn.who} ({', '.join(_manner(turn))}):"
         if turn.thought:
             yield f"  [{_about(turn, prompt.harmful)}]"
             if not prompt.harmful:

@@ -263,7 +263,7 @@ def estimate(
     gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of a GPU in GiB.")] = 80.0,
     tflops: Annotated[float, typer.Option(min=0.01, help="Its peak dense bfloat16 arithmetic in TFLOP/s.")] = 312.0,
     bandwidth: Annotated[float, typer.Option(min=0.01, help="Its memory bandwidth in TB/s.")] = 2.0,
-    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")] = 0.4,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")] = 0.35,
     length: Annotated[int, typer.Option(min=1, help="Tokens of the longest alignment example.")] = 4096,
     mean_length: Annotated[int, typer.Option(min=1, help="Mean tokens of an alignment example.")] = 1024,
     mean_answer: Annotated[int, typer.Option(min=1, help="Mean tokens of a sampled answer.")] = 2048,

@@ -26,6 +26,8 @@ GROUPS: dict[Group, str] = {
 }
 WARM = "finished stages at hand"
 COLD = "within `make study`, computing what no earlier notebook has"
+PLAN_OPEN = "<!-- plan: written by `saferlrm report --readme`, compared by tests/test_course_map.py -->"
+PLAN_CLOSE = "<!-- /plan -->"
 OPEN = "<!-- map: written by `saferlrm report --readme`, compared by tests/test_course_map.py -->"
 CLOSE = "<!-- /map -->"
 
@@ -228,6 +230,16 @@ QUESTIONS: dict[str, str] = {
     "11_real_models": "How is this run on a real model, and what are its instruments worth?",
 }
 
+# The plan of somebody who works the course through: when, which notebooks, what to do besides their exercises.
+PLAN: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("first morning", ("00", "01", "02"), "write down each prediction before you run on"),
+    ("first afternoon", ("03", "04"), "change the token that the probe reads; put your own prompts to the classifier"),
+    ("second morning", ("05", "06"), "derive the safety gradient on paper; change λ and run 05 again"),
+    ("second afternoon", ("07", "08"), "train one control from the command line"),
+    ("third morning", ("09", "10"), "attack the aligned model; add a claim to the ledger"),
+    ("third afternoon", ("11",), "estimate what a model of your choice would cost on your card"),
+)
+
 
 def slug(heading: str) -> str:
     """A heading's anchor on GitHub and on the site: lower case, spaces to hyphens, punctuation left out."""
@@ -251,8 +263,37 @@ def headings(notebook: str, root: Path | None = None) -> tuple[str, ...]:
     return tuple(re.findall(r"^#+ (.+?)\s*$", _prose(notebook, root or repository()), flags=re.MULTILINE))
 
 
-def map_rows(root: Path | None = None) -> Iterator[tuple[str, str, str, str, str, str, str]]:
-    """For each notebook: stem, title, question, first objective, time, peak memory, whether a CPU is enough."""
+@dataclass(frozen=True)
+class Row:
+    """What the maps say of one notebook.
+
+    Attributes:
+        objective: its first one.
+        time, memory: with finished stages at hand and, where it differs, within the study.
+        exercises: their number and the minutes that they are said to take.
+        cpu: ``yes`` if a CPU is enough.
+    """
+
+    stem: str
+    title: str
+    question: str
+    objective: str
+    time: str
+    memory: str
+    exercises: str
+    cpu: str
+
+
+def exercise_minutes(*numbers: str) -> tuple[int, int]:
+    """How many exercises some notebooks have, and the minutes that these take together."""
+    from saferlrm.course.registry import exercises_of  # here, because the exercises use the map's own package
+
+    found = [one for number in numbers for one in exercises_of(number)]
+    return len(found), sum(one.minutes for one in found)
+
+
+def map_rows(root: Path | None = None) -> Iterator[Row]:
+    """The notebooks in their order, read from themselves and from their exercises."""
     root = root or repository()
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         text = _prose(path.stem, root)
@@ -264,27 +305,39 @@ def map_rows(root: Path | None = None) -> Iterator[tuple[str, str, str, str, str
         time = warm[0] if not cold else f"{warm[0]}; in the study {cold[0]}"
         memory = max((part[1] for part in (warm, cold) if part), key=lambda text: float(text.split()[0]))
         cpu = "yes" if "A CPU is enough" in text else "no"
-        yield path.stem, title.group(1), QUESTIONS[path.stem], objective.group(1).rstrip(";."), time, memory, cpu
+        exercises = "{} in {} min".format(*exercise_minutes(path.name[:2]))
+        words = title.group(1).replace(" · ", " "), QUESTIONS[path.stem], objective.group(1).rstrip(";.")
+        yield Row(path.stem, *words, time, memory, exercises, cpu)
 
 
 def map_table(root: Path | None = None, folder: str = "") -> str:
     """The map of the course as a Markdown table; ``folder`` leads from the page to the notebooks."""
-    header = "| notebook | question | afterwards you can | time | memory | CPU is enough |"
+    header = "| notebook | question | afterwards you can | exercises | time to run | memory | CPU is enough |"
     lines = [
-        f"| [{title.replace(' · ', ' ')}]({folder}{stem}.ipynb) | {question} | {objective} | {time} | {memory} | "
-        f"{cpu} |"
-        for stem, title, question, objective, time, memory, cpu in map_rows(root)
+        f"| [{row.title}]({folder}{row.stem}.ipynb) | {row.question} | {row.objective} | {row.exercises} | "
+        f"{row.time} | {row.memory} | {row.cpu} |"
+        for row in map_rows(root)
     ]
-    return "\n".join([header, "|" + "---|" * 6, *lines])
+    return "\n".join([header, "|" + "---|" * 7, *lines])
 
 
 def compact_map(root: Path | None = None, folder: str = "") -> str:
-    """The map in short, for the README: notebook, question, and time with finished stages at hand."""
+    """The map in short, for the README: notebook, question, exercises, and time with finished stages at hand."""
     lines = [
-        f"| [{title.replace(' · ', ' ')}]({folder}{stem}.ipynb) | {question} | {time.partition(';')[0]} |"
-        for stem, title, question, _, time, _, _ in map_rows(root)
+        f"| [{row.title}]({folder}{row.stem}.ipynb) | {row.question} | {row.exercises} | {row.time.partition(';')[0]} |"
+        for row in map_rows(root)
     ]
-    return "\n".join(["| notebook | question | time |", "|---|---|---|", *lines])
+    return "\n".join(["| notebook | question | exercises | time to run |", "|---|---|---|---|", *lines])
+
+
+def plan_table() -> str:
+    """The reading plan of a student as a Markdown table, with the minutes that the exercises are said to take."""
+    lines = []
+    for when, numbers, todo in PLAN:
+        names = " to ".join((numbers[0], numbers[-1])) if len(numbers) > 2 else ", ".join(numbers)
+        count, minutes = exercise_minutes(*numbers)
+        lines.append(f"| {when}: {names} | {count} in {minutes} min | {todo} |")
+    return "\n".join(["| a student, in three days | exercises | and besides |", "|---|---|---|", *lines])
 
 
 def ideas_table(folder: str = "") -> str:
@@ -297,20 +350,21 @@ def ideas_table(folder: str = "") -> str:
     return "\n".join(["| idea | in one sentence | measured in |", "|---|---|---|", *lines])
 
 
-def between_marks(text: str, new: str, what: str) -> str:
-    """``text`` with ``new`` between the marks of the map.
+def between_marks(text: str, new: str, what: str, marks: tuple[str, str] = (OPEN, CLOSE)) -> str:
+    """``text`` with ``new`` between two marks, those of the map by default.
 
     Raises:
         SaferlrmError: the marks are missing.
     """
-    if OPEN not in text or CLOSE not in text:
-        raise SaferlrmError(f"{what} lacks the marks around its map; put back {OPEN} and {CLOSE}")
-    before, rest = text.split(OPEN, 1)
-    return f"{before}{OPEN}\n\n{new}\n\n{CLOSE}{rest.split(CLOSE, 1)[1]}"
+    first, last = marks
+    if first not in text or last not in text:
+        raise SaferlrmError(f"{what} lacks the marks around its map; put back {first} and {last}")
+    before, rest = text.split(first, 1)
+    return f"{before}{first}\n\n{new}\n\n{last}{rest.split(last, 1)[1]}"
 
 
 def write_maps(root: Path | None = None) -> list[Path]:
-    """Renews the map in notebook 00 and the short one in the README; nothing else in the two files changes."""
+    """Renews map and plan in notebook 00 and the short map in the README; nothing else in the two files changes."""
     import nbformat  # here, because its validator takes seconds to import, and every notebook draws the map
 
     root = root or repository()
@@ -318,10 +372,12 @@ def write_maps(root: Path | None = None) -> list[Path]:
     _replace(readme, between_marks(readme.read_text(encoding="utf-8"), compact_map(root, "notebooks/"), "README.md"))
     start = root / "notebooks" / "00_start_here.ipynb"
     notebook = nbformat.read(start, as_version=nbformat.NO_CONVERT)
-    cell = next((cell for cell in notebook.cells if cell.id == "map"), None)
-    if cell is None:
-        raise SaferlrmError(f"{start.name} has no cell with the id 'map'; put back the map of the course")
-    cell.source = between_marks(cell.source, map_table(root), start.name)
+    cells = {cell.id: cell for cell in notebook.cells}
+    plan = (PLAN_OPEN, PLAN_CLOSE)
+    for name, table, marks in (("map", map_table(root), (OPEN, CLOSE)), ("reading-plan", plan_table(), plan)):
+        if name not in cells:
+            raise SaferlrmError(f"{start.name} has no cell with the id {name!r}; put back the map of the course")
+        cells[name].source = between_marks(cells[name].source, table, start.name, marks)
     _replace(start, nbformat.writes(notebook) + "\n")
     return [readme, start]
 

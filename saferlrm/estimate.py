@@ -25,19 +25,24 @@ ADAPTER_BYTES = 16  # float32: weight, gradient, and Adam's two moments
 POSITIONS = 2  # token positions whose hidden states are kept
 GROWTH = 1.25  # the cache grows by a quarter at a time
 PROMPT_TOKENS = 256  # of a request with its chat template, for estimates
+# What one layer takes for the next token of all answers in transformers, however few they are: launching its kernels
+# binds, not the card. Measured: 65.9 ms a step for 28 layers and 64 answers, benchmarks/results/gpu_throughput.json.
+LAYER_SECONDS = 0.0659 / 28
 
 
 @dataclass(frozen=True)
 class Hardware:
     """One GPU: memory in GiB, peak dense bfloat16 arithmetic in TFLOP/s, memory bandwidth in TB/s.
 
-    ``utilisation`` is the share of either peak that is reached. The defaults are an A100 with 80 GB.
+    ``utilisation`` is the share of either peak that is reached: alignment reached 34 to 36 % of an H200's arithmetic,
+    the second forward pass of checkpointing included (``benchmarks/results/gpu_throughput.json``). The other defaults
+    are an A100 with 80 GB.
     """
 
     memory: float = 80.0
     tflops: float = 312.0
     bandwidth: float = 2.0
-    utilisation: float = 0.4
+    utilisation: float = 0.35
 
     @property
     def usable(self) -> float:
@@ -160,10 +165,10 @@ def token_flops(arch: Architecture, length: float, training: bool = False, check
 def sampling_rate(
     arch: Architecture, batch: int, length: float, hardware: Hardware, dtype: str, quantization: str
 ) -> float:
-    """Tokens per second: a step reads all weights and half-filled caches, or is bound by arithmetic."""
+    """Tokens per second: a step reads all weights and half-filled caches, or is bound by arithmetic or by launches."""
     read = weight_bytes(arch, dtype, quantization) + arch.cache_bytes(batch, round(length / 2), BYTES[dtype])
     seconds = max(read / (hardware.bandwidth * 1e12), batch * token_flops(arch, length / 2) / (hardware.tflops * 1e12))
-    return batch / seconds * hardware.utilisation
+    return batch / max(seconds / hardware.utilisation, arch.layers * LAYER_SECONDS)
 
 
 def largest_batch(hardware: Hardware, memory: Any) -> int:
@@ -292,7 +297,8 @@ def _times(
     align, decoding = profile.alignment, profile.decoding
     peak = hardware.tflops * 1e12 * hardware.utilisation
     guess = f"estimated from {hardware.tflops:g} TFLOP/s x {hardware.utilisation:g}"
-    bound = f"estimated from {hardware.bandwidth:g} TB/s and {hardware.tflops:g} TFLOP/s x {hardware.utilisation:g}"
+    launches = f"{LAYER_SECONDS * 1e3:.1f} ms a layer"
+    bound = f"estimated from {hardware.bandwidth:g} TB/s x {hardware.utilisation:g} and {launches}"
     training = peak / token_flops(arch, mean_length, True, align.gradient_checkpointing)
     sampling = sampling_rate(
         arch, decoding.batch_size, mean_answer, hardware, profile.dtype, profile.loading.quantization

@@ -60,6 +60,10 @@ TERMS: tuple[Term, ...] = (
     ),
     Term("Babble", "An answer that neither refuses nor gives what was asked for.", "00"),
     Term(
+        "Bootstrap", "Drawing the measured prompts anew, with repetition, many times: how much the result moves gives "
+        "an interval where no formula is at hand.", "01",
+    ),
+    Term(
         "Brier score", "Mean squared distance between a predicted probability and what happened; it punishes both bad "
         "ranking and bad calibration.", "04", "Brier",
     ),
@@ -78,7 +82,7 @@ TERMS: tuple[Term, ...] = (
     ),
     Term(
         "Chat template", "The rule that turns a conversation into one text with special tokens. It decides whether a "
-        "thought is opened, closed, or deleted.", "05",
+        "thought is opened, closed, or deleted.", "00",
     ),
     Term("Compliance", "An answer that is about the thing asked for and gives what was asked for.", "02"),
     Term(
@@ -98,18 +102,25 @@ TERMS: tuple[Term, ...] = (
         "needs no fit (arXiv 2406.11717).", "03",
     ),
     Term(
+        "Encoder", "A small language model that reads a text at once and writes nothing, such as BERT; a classifier "
+        "stands on top of it.", "00",
+    ),
+    Term(
         "Expected calibration error", "Mean distance between predicted probability and observed frequency over bins of "
         "predictions.", "04", "ECE",
     ),
     Term(
         "Faithfulness", "Whether a thought tells what moved the answer; it often does not (arXiv 2307.13702, "
         "2505.05410).",
-        "08",
+        "01",
     ),
     Term(
         "Frontier", "The methods that no other method beats on all axes at once: attack success, over-refusal, "
         "accuracy.",
         "09",
+    ),
+    Term(
+        "Gold label", "What a prompt is by its making, harmful or harmless, whatever the model decides about it.", "00",
     ),
     Term("Greedy decoding", "Always taking the most probable token; the same prompt gives the same answer.", "01"),
     Term(
@@ -147,6 +158,10 @@ TERMS: tuple[Term, ...] = (
         "(arXiv 2106.09685).", "05",
     ),
     Term(
+        "McNemar's test", "A test of two conditions on the same prompts that counts only those on which they differ.",
+        "02", "McNemar's exact test",
+    ),
+    Term(
         "Model organism", "A model built small on purpose, so that a mechanism can be studied in full. No evidence "
         "about how real models behave.", "00",
     ),
@@ -156,7 +171,7 @@ TERMS: tuple[Term, ...] = (
     ),
     Term(
         "Paired difference", "Difference of two conditions on the same prompts. Easy prompts are easy in both, so the "
-        "interval is shorter than that of two separate rates.", "06",
+        "interval is shorter than that of two separate rates.", "01",
     ),
     Term(
         "Preemptive safety decision", "A decision to refuse that is made before the first token of the thought, "
@@ -184,7 +199,11 @@ TERMS: tuple[Term, ...] = (
     ),
     Term(
         "Repetition penalty", "Making tokens that were written before less likely (arXiv 1909.05858). In an evaluation "
-        "of reasoning it punishes steps that must be repeated.", "02", "repetition penalties",
+        "of reasoning it punishes steps that must be repeated.", "01",
+    ),
+    Term(
+        "ROC", "Curve of the harmful prompts caught against the harmless ones flagged, a point for each threshold. The "
+        "area below it is AUROC.", "03",
     ),
     Term(
         "Safe@k", "Probability that all of k sampled answers to a prompt are safe: what an attacker faces who may try "
@@ -195,6 +214,10 @@ TERMS: tuple[Term, ...] = (
         "below.", "05",
     ),
     Term("Scorecard", "All prompts of all suites in all thinking modes, answered by one model and judged.", "00"),
+    Term(
+        "Seed", "Number that fixes what chance decides. `seed` draws other prompts; *alignment seeds* repeat the "
+        "training, *growth seeds* grow another organism.", "00",
+    ),
     Term(
         "Self-consistency", "Sampling several thoughts and taking the answer that most of them reach (arXiv "
         "2203.11171).",
@@ -210,7 +233,11 @@ TERMS: tuple[Term, ...] = (
         "things.", "00"),
     Term(
         "Temperature", "Number by which logits are divided: in sampling it sets how random answers are, in calibration "
-        "it is fitted so that probabilities mean what they say.", "04",
+        "it is fitted so that probabilities mean what they say.", "01",
+    ),
+    Term(
+        "TF-IDF", "Counts of words in a text, rare words weighing more: what a classifier reads that knows no meaning. "
+        "The baseline of a classifier.", "04",
     ),
     Term(
         "Thinking mode", "Whether and how the model thinks before it answers. `off`: an empty thought; `short`: one "
@@ -227,7 +254,7 @@ TERMS: tuple[Term, ...] = (
 def page(root: Path | None = None) -> str:
     """The glossary as a Markdown page in ``docs/``; ``root`` is not read."""
     lines = [
-        f"**{one.term}**  \n{one.says} *First in [{one.stem.replace('_', ' ')}](../notebooks/{one.stem}.ipynb).*\n"
+        f"**{one.term}**  \n{one.says} *Introduced in [{one.stem.replace('_', ' ')}](../notebooks/{one.stem}.ipynb).*\n"
         for one in TERMS
     ]
     head = f"# Glossary\n\n{len(TERMS)} terms in the sense in which the notebooks use them.\n"

@@ -90,3 +90,25 @@ class PeakMemory:
             except psutil.Error:  # it ended between the two calls
                 continue
         return total
+
+
+@contextmanager
+def memory_explained(what: str) -> Iterator[None]:
+    """Turns an error that says that memory is used up into one line with the settings to change.
+
+    Raises:
+        SaferlrmError: memory did not suffice for ``what``. Other errors, this kind's own included, pass as they are.
+    """
+    from saferlrm.errors import SaferlrmError
+    from saferlrm.placement import out_of_memory  # torch takes seconds to load, and commands without it use this module
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        if isinstance(problem, SaferlrmError) or not out_of_memory(problem):
+            raise
+        raise SaferlrmError(
+            f"{what}: out of memory; set decoding.batch_size or alignment.micro_batch lower, dtype to bfloat16, "
+            "loading.quantization to 4bit, or loading.device_map to auto (several GPUs), and run again: finished "
+            "stages are kept"
+        ) from None

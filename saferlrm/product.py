@@ -14,6 +14,7 @@ import pandas as pd
 
 from saferlrm import show
 from saferlrm.errors import SaferlrmError
+from saferlrm.late_harm import QUESTIONS, sentence
 from saferlrm.stats import Interval
 from saferlrm.store import repository
 from saferlrm.suites import synthetic
@@ -34,6 +35,10 @@ after it: a request that turns harmful through what the model looks up or is tol
 else has begun, or a plan that drifts. The plainest test is a thought whose first tokens were written by others
 (*prefilled*), as anybody can do who may write the beginning of the model's turn. Attack success on unseen harmful
 requests:
+"""
+LATE = """The same in another cut, by a probe of the state before the thought, on harmful prompts, thinking on. Two
+tokens of a thought that others begin leave that state as it was
+([notebook 11](../notebooks/11_real_models.ipynb#Harm-that-comes-after-the-decision)):
 """
 MONITORING = """## How to monitor it
 
@@ -80,7 +85,8 @@ def page(root: Path | None = None) -> str:
         SaferlrmError: a result is missing.
     """
     root = root or repository()
-    parts = [INTRO, *_savings(root), SEEING, _prefilled(root), MONITORING, *_model_card(root), *_data_card(root)]
+    seeing = (SEEING, _prefilled(root), LATE, _late(root))
+    parts = [INTRO, *_savings(root), *seeing, MONITORING, *_model_card(root), *_data_card(root)]
     return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
 
 
@@ -136,6 +142,12 @@ def _prefilled(root: Path) -> str:
         for key, name in MODELS.items()
     ]
     return _table(("model", *attacks.values()), lines)
+
+
+def _late(root: Path) -> str:
+    rows = _rows(root, "11_late_harm")
+    lines = [(question, *(sentence(rows, key, question) for key in MODELS)) for question in QUESTIONS]
+    return _table(("how often", *MODELS.values()), lines)
 
 
 def _model_card(root: Path) -> list[str]:

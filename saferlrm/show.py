@@ -17,12 +17,10 @@ from IPython.display import Markdown
 
 from saferlrm.align.data import IGNORE, AlignmentExample, encode
 from saferlrm.errors import SaferlrmError
-from saferlrm.generate import Answer
 from saferlrm.judges import is_refusal
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import HeadToken
 from saferlrm.stats import Interval
-from saferlrm.suites.types import Prompt
 
 BLOCK = "████"
 OPENING_WORDS = 5  # shown of an answer that complies with a harmful prompt
@@ -192,31 +190,6 @@ def changed(scorecard: pd.DataFrame, suite: str, first: str = "off", second: str
     part = scorecard[scorecard["suite"] == suite]
     verdicts = part.pivot(index="prompt_id", columns="mode", values="verdict")
     return list(verdicts.index[(verdicts[first] == "refusal") & (verdicts[second] == "compliance")])
-
-
-def answers(replies: Sequence[Answer], prompt: Prompt | None = None) -> Markdown:
-    """Thought and answer of one prompt in several thinking modes, side by side.
-
-    Args:
-        prompt: the prompt of a suite. If it is harmful, thoughts are left out and answers redacted.
-    """
-    harmful = prompt is not None and prompt.harmful
-    rows = [
-        {
-            "thinking": reply.mode,
-            "thought": _thought(reply, harmful),
-            "answer": redact(reply.answer, prompt.topic) if harmful else _short(reply.answer),
-        }
-        for reply in replies
-    ]
-    return markdown_table(pd.DataFrame(rows))
-
-
-def _thought(reply: Answer, harmful: bool) -> str:
-    """What is shown of a thought; with thinking ``off`` and ``short`` the model writes none of its own."""
-    if reply.mode in ("off", "short"):
-        return "–" if reply.mode == "off" else "(a canned sentence)"
-    return f"({reply.n_thought_tokens} tokens)" if harmful else _short(reply.thought, 160) or "–"
 
 
 def token_table(lm: LanguageModel, example: AlignmentExample, head_token: HeadToken) -> pd.DataFrame:

@@ -38,24 +38,30 @@ def measured(
 
     Rows of this model count, and of a published one of the very same sizes, since weights are random there: so a folder
     under any name is found. Of several rows one of the same batch is taken, then one of a card with this peak
-    (``tflops``), then the last. What differs from the wanted model and batch is said.
+    (``tflops``), then the last. What differs from the wanted model, batch and card is said. Arithmetic binds alignment
+    and extraction, so their rate is scaled by the peak; launches bind sampling, so its rate is scaled by a smaller
+    batch. Training without gradient checkpointing seldom fits: such a row counts only where there is no other.
     """
     found = [row for row in rows if row["what"] == what and _same(row["model"], arch)]
     if not found:
         return None
 
-    def nearness(place: int) -> tuple[bool, bool, bool, int]:
+    def nearness(place: int) -> tuple[bool, bool, bool, bool, int]:
         row = found[place]
         named = row["model"].lower() == arch.name.lower()
-        return row.get("batch") == batch, row.get("peak_tflops") == tflops, named, place
+        return row.get("checkpointing", True), row.get("batch") == batch, row.get("peak_tflops") == tflops, named, place
 
     row = found[max(range(len(found)), key=nearness)]
-    basis = f"measured on {row['hardware']}"
+    basis, rate, peak = f"measured on {row['hardware']}", row["tokens_per_second"], row.get("peak_tflops")
+    if peak and peak != tflops and what != "sampling":
+        rate *= tflops / peak
+        basis += f" x {tflops:g}/{peak:g} TFLOP/s"
     if row.get("batch", batch) != batch:
+        rate *= min(1.0, batch / row["batch"]) if what == "sampling" else 1.0
         basis += f", {row['batch']} at once and not {batch}"
     if row["model"].lower() != arch.name.lower():
         basis += f", with the sizes of {row['model'].rpartition('/')[2]}"
-    return row["tokens_per_second"], basis
+    return rate, basis
 
 
 def _same(name: str, arch: Architecture) -> bool:

@@ -192,5 +192,9 @@ def test_bubbles_of_a_scorecard_and_of_answers_agree() -> None:
     reply = Answer(HARMLESS.text, "on", "One two", "", False, 2, 4, True)
     (_, (same,)) = bubbles.from_answers([reply], HARMLESS, score).exchanges[0]
     assert (same.closed, same.thought, same.tokens) == (turn.closed, turn.thought, turn.tokens)
+    several = bubbles.from_answers({"before": reply, "<after>": reply}, HARMLESS, score)
+    assert [turn.who for turn in several.exchanges[0][1]] == ["before", "<after>"]
+    assert "before (thinking):" in several.text()
+    assert "&lt;after&gt;" in several.html()
     with pytest.raises(SaferlrmError, match="no answer to harmful-0001"):
         bubbles.from_card(pd.DataFrame(rows), [HARMFUL])

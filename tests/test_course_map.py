@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import astuple
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pictures import words
 
 from saferlrm import concept_graph, course_map, glossary, plots, product
+from saferlrm.course.registry import EXERCISES, exercises_of
 from saferlrm.course_map import EDGES, GROUPS, IDEAS, Place
 from saferlrm.errors import SaferlrmError
 from saferlrm.pages import PAGES, write_pages
@@ -164,11 +166,22 @@ class TestDrawing:
 class TestMaps:
     def test_the_map_has_every_notebook_with_costs(self) -> None:
         rows = list(course_map.map_rows())
-        assert [row[0] for row in rows] == sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
+        assert [row.stem for row in rows] == sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
         for row in rows:
-            assert all(row)
-            assert re.match(r"\d", row[4])
-            assert row[5].endswith("GB")
+            assert all(astuple(row))
+            assert re.match(r"\d", row.time)
+            assert row.memory.endswith("GB")
+            found = exercises_of(row.stem[:2])
+            assert row.exercises == f"{len(found)} in {sum(one.minutes for one in found)} min"
+
+    def test_the_plan_leads_through_every_notebook_once_and_stands_in_notebook_00(self) -> None:
+        numbers = [number for _, group, _ in course_map.PLAN for number in group]
+        assert numbers == [path.name[:2] for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+        assert course_map.plan_table() in prose("00_start_here")
+        assert "(11_real_models.ipynb" in prose("00_start_here").partition("### Reading plan")[2]
+        assert sum(course_map.exercise_minutes(number)[1] for number in numbers) == sum(
+            one.minutes for one in EXERCISES.values()
+        )
 
     def test_the_maps_in_notebook_00_and_in_the_readme_are_current(self) -> None:
         assert course_map.map_table() in prose("00_start_here")
@@ -177,7 +190,8 @@ class TestMaps:
     def test_the_short_map_has_a_short_line_for_every_notebook(self) -> None:
         lines = course_map.compact_map(folder="notebooks/").splitlines()
         assert len(lines) == 2 + len(list((ROOT / "notebooks").glob("*.ipynb"))) == 14
-        assert all(re.fullmatch(r"\| \[[^|]+\) \| [^|]+ \| [\d.]+ (?:s|min) \|", line) for line in lines[2:])
+        form = r"\| \[[^|]+\) \| [^|]+ \| \d in \d+ min \| [\d.]+ (?:s|min) \|"
+        assert all(re.fullmatch(form, line) for line in lines[2:])
 
     def test_lost_marks_are_said_to_be_lost(self) -> None:
         with pytest.raises(SaferlrmError, match="put back"):

@@ -23,6 +23,7 @@ from saferlrm.cli import main
 from saferlrm.errors import SaferlrmError
 from saferlrm.estimate import (
     GIB,
+    LAYER_SECONDS,
     Hardware,
     alignment_memory,
     estimate,
@@ -31,6 +32,7 @@ from saferlrm.estimate import (
     layer_activation_bytes,
     measurements,
     sampling_memory,
+    sampling_rate,
     states_bytes,
     token_flops,
     weight_bytes,
@@ -318,7 +320,7 @@ def test_a_measured_row_of_the_same_batch_and_card_is_taken_or_the_difference_sa
     rows = [row(1.0, 24, "H100", 989), row(2.0, 24, "A100", 312), row(3.0, 24, "L40S", 362), row(4.0, 64, "A100", 312)]
     assert measured(rows, "sampling", arch, 24, 312) == (2.0, "measured on A100")
     assert measured(rows, "sampling", arch, 24, 100) == (3.0, "measured on L40S")
-    assert measured(rows, "sampling", arch, 12, 989) == (1.0, "measured on H100, 24 at once and not 12")
+    assert measured(rows, "sampling", arch, 12, 989) == (0.5, "measured on H100, 24 at once and not 12")
     assert measured(rows, "alignment", arch, 24, 312) is None
     # Qwen-7B has the same sizes, and weights are random; Llama-8B has others.
     twin, other = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
@@ -338,6 +340,28 @@ def test_a_folder_is_known_by_its_sizes_and_not_by_its_name(tmp_path: Path) -> N
     assert measured([row], "sampling", copy, 24, 312) == (7.0, "measured on A100, with the sizes of Qwen3-0.6B")
     config.num_hidden_layers += 1
     assert measured([row], "sampling", write_config(config, tmp_path / "larger"), 24, 312) is None
+
+
+def test_a_rate_of_another_card_or_batch_is_scaled_by_what_binds_it() -> None:
+    arch = architecture("DeepSeek-R1-Distill-Qwen-7B")
+    row = {"model": arch.name, "hardware": "H200", "batch": 64, "tokens_per_second": 900.0, "peak_tflops": 900}
+    rate, basis = measured([row | {"what": "alignment"}], "alignment", arch, 64, 300)
+    assert (rate, basis) == (300.0, "measured on H200 x 300/900 TFLOP/s")
+    sampling = [row | {"what": "sampling"}]
+    assert measured(sampling, "sampling", arch, 16, 300) == (225.0, "measured on H200, 64 at once and not 16")
+    assert measured(sampling, "sampling", arch, 128, 300)[0] == 900.0
+    fast = row | {"what": "alignment", "checkpointing": False, "tokens_per_second": 1000.0}
+    slow = row | {"what": "alignment", "checkpointing": True}
+    assert measured([slow, fast], "alignment", arch, 64, 900)[0] == 900.0
+    assert measured([fast], "alignment", arch, 64, 900)[0] == 1000.0
+
+
+def test_a_step_of_sampling_takes_as_long_as_its_launches() -> None:
+    arch, card = architecture("DeepSeek-R1-Distill-Qwen-7B"), Hardware(bandwidth=1000.0, tflops=1e6)
+    rates = [sampling_rate(arch, batch, 256, card, "bfloat16", "none") for batch in (1, 64)]
+    assert rates == pytest.approx([1 / (28 * LAYER_SECONDS), 64 / (28 * LAYER_SECONDS)])
+    measured_here = [row for row in measurements() if row["what"] == "sampling" and row["model"].endswith(arch.name)]
+    assert measured_here[0]["tokens_per_second"] == pytest.approx(64 / (28 * LAYER_SECONDS), rel=0.01)
 
 
 def test_measured_throughput_takes_the_place_of_the_estimate(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import nbformat
 import numpy as np
 import pytest
 
+from saferlrm.bibliography import ENTRIES
 from saferlrm.course import check
 from saferlrm.course.__main__ import main
 from saferlrm.course.checking import outcome
 from saferlrm.course.compare import difference, shown
 from saferlrm.course.exercise import Exercise, dedent
+from saferlrm.course.reading import READING, reading_text
 from saferlrm.course.registry import EXERCISES, NUMBERS, exercises_of
 from saferlrm.course.sync import blank_text, differing, section, sync
 from saferlrm.refresh import notebooks
@@ -133,9 +135,8 @@ class TestEveryExercise:
 
 
 class TestTheCollection:
-    def test_every_notebook_has_at_least_three_and_the_first_some(self) -> None:
+    def test_every_notebook_has_at_least_three(self) -> None:
         counts = {number: len(exercises_of(number)) for number in NUMBERS}
-        assert counts.pop("00") >= 1
         assert min(counts.values()) >= 3, counts
 
     def test_all_kinds_occur_and_ids_count_up(self) -> None:
@@ -152,6 +153,26 @@ class TestTheCollection:
         for number in NUMBERS:
             names = [one.function for one in exercises_of(number)]
             assert len(set(names)) == len(names)
+
+
+class TestFurtherReading:
+    @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem[:2])
+    def test_a_notebook_ends_with_what_to_read_next(self, path: Path) -> None:
+        last = nbformat.read(path, as_version=4).cells[-1]
+        assert last.id == "further-reading"
+        assert last.source == reading_text(path.stem[:2])
+        assert last.source.startswith("### Further reading\n")
+        lines = [line for line in last.source.splitlines() if line.startswith("- ")]
+        assert 3 <= len(lines) <= 5
+        assert all(re.fullmatch(r"- .+, \*.+\* \(\d{4}, \[.+\]\(https://\S+\)\): .+\.", line) for line in lines)
+
+    def test_only_sources_of_the_bibliography_are_named_and_none_twice_in_a_notebook(self) -> None:
+        assert tuple(READING) == NUMBERS
+        for number, found in READING.items():
+            ids = [key for key, _ in found]
+            assert set(ids) <= {entry.id for entry in ENTRIES}, number
+            assert len(set(ids)) == len(ids), number
+            assert all(20 <= len(why) <= 130 and why.endswith(".") for _, why in found), number
 
 
 class TestAgreementWithThePackage:

@@ -1,10 +1,8 @@
-"""Sentences of notebooks 06 to 08: they follow their tables, and claim only what an interval excludes."""
+"""Sentences of notebooks 06 and 07: they follow their tables, and claim only what an interval excludes."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
-import pytest
 
 from saferlrm import findings
 from saferlrm.ablations import sweep_differences
@@ -81,8 +79,9 @@ def test_the_answer_names_every_setting_with_its_interval():
     assert "not after Holm's correction" in said[2]
     assert said[-1] == "At λ = 5, with few examples, the head raises attack success (0.200 [0.100, 0.300])."
     assert "their own control, detached + decisions: the head makes no difference" in said[4]
+    assert "(0.000 [−0.100, 0.100]: at most 10 points)" in said[4]
     text = findings.label_only_sentence(pd.DataFrame(rows), SUITE)
-    assert "*detached + decisions* tends the same way, undecided (−0.100 [−0.300, 0.100])" in text
+    assert "*detached + decisions* cannot be told from it (−0.100 [−0.300, 0.100])" in text
     assert "*shuffled + decisions* lowers it too" in text
     assert "against them 1 of 2 intervals exclude 0" in text
     assert findings.label_only_sentence(pd.DataFrame(rows[:2]), SUITE) == ""
@@ -105,81 +104,37 @@ def test_a_sweep_of_the_head_alone_is_held_against_the_shared_plain_run():
     assert table.loc["layer", "difference"] == 0
 
 
-def known(thought: bool) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"prompt_id": f"p{i}", "seed": 0, "condition": "presafe", "harmful": i % 2 == 0, "knows": i % 4 == 0,
-         "says": i % 8 == 0, "refused": False, "n_thought_tokens": 9 * thought}
-        for i in range(80)
-    )  # fmt: skip
-
-
-def test_only_a_thought_that_was_written_can_hide_something():
-    assert findings.silent(known(True), "presafe").startswith("0.25 [")
-    assert findings.silent(known(False), "presafe") == "not measurable (no thought written in 100%)"
-    assert findings.silent(known(True), "sft") == "no prompts"
-    shares = findings.called_harmful(known(True)).set_index("harmful")["rate"]
-    assert shares.to_dict() == {True: 0.5, False: 0.0}
-
-
-@pytest.mark.parametrize(("benign", "said"), [(-2.0, "a common shift; 33% of"), (2.0, "in opposite ways")])
-def test_a_shift_that_both_kinds_share_is_called_one(benign, said):
-    rows = [{"condition": "presafe/few", "layer": 4, "direction": "refusal", "harmful": harmful, "projection": value}
-            for harmful, value in ((True, -3.0), (False, benign))]  # fmt: skip
-    text = findings.common_shift(pd.DataFrame(rows), "presafe/few")
-    assert text.startswith("PreSafe (few): harmful −3.00, benign ")
-    assert said in text
-    assert "not measured" in findings.common_shift(pd.DataFrame(rows), "sft")
-
-
-def effects() -> pd.DataFrame:
-    def row(what: str, direction: str, layer: int, rate: float, suite: str = "benign") -> dict[str, object]:
-        return {"base": "presafe", "suite": suite, "read": "on", "intervention": what, "direction": direction,
-                "where": "pre_cot", "layer": layer, "rate": rate, "low": rate, "high": rate, "n": 40}  # fmt: skip
-
-    harmful = "harmful_unseen"
-    return pd.DataFrame(
-        [
-            row("none", "none", 0, 0.1), row("add", "refusal", 1, 0.1), row("add", "refusal", 4, 0.1),
-            row("add", "random", 1, 0.1), row("add", "random", 0, 0.3), row("none", "none", 0, 0.9, harmful),
-            row("remove", "refusal", 2, 0.4, harmful), row("remove", "refusal", 3, 0.9, harmful),
-        ]
-    )  # fmt: skip
-
-
-def test_no_layer_is_named_where_none_does_anything():
-    said = findings.effect_lines(effects())
-    assert (
-        "PreSafe, benign, read with thinking on, add refusal: no effect at any layer: refused 0.10 [0.10, 0.10]" in said
-    )
-    assert any("add random, all layers at once, pre_cot: refused 0.30" in line for line in said)
-    assert any("remove refusal, layer 2, pre_cot: refused 0.40" in line for line in said)
-    assert any("nothing done: refused 0.90" in line for line in said)
-
-
-def test_an_interval_over_seeds_needs_two_of_them():
-    rows = [(c, s, 0.8 + 0.01 * s + 0.1 * (c == "presafe")) for c in ("sft", "presafe") for s in range(3)]
-    table = pd.DataFrame(rows, columns=["condition", "seed", "auroc"])
-    found = findings.over_seeds(table, "auroc", "sft", "presafe")
-    assert (found.estimate, found.n) == (pytest.approx(0.1), 3)
-    assert found.low <= found.estimate <= found.high
-    assert np.isnan(findings.over_seeds(table[table["seed"] == 0], "auroc", "sft", "presafe").estimate)
-    assert np.isnan(findings.over_seeds(table, "auroc", "sft", "gold").estimate)
-
-
-@pytest.mark.parametrize(("after", "word"), [(0.89, "as readable as before"), (0.97, "more"), (0.7, "less readable")])
-def test_the_three_questions_are_answered_from_their_tables(after, word):
-    own = {"probe": "own", "position": "pre_cot", "group": "direct", "layer": 4, "low": 0.85, "high": 0.93, "n": 300}
-    probes = [
-        own | {"condition": c, "seed": 0, "auroc": v} for c, v in (("before", 0.9), ("sft", 0.88), ("presafe", after))
-    ]
-    shift = [
-        {"condition": "presafe", "layer": 4, "harmful": harmful, "direction": direction, "projection": -2.0,
-         "projection_low": -2.1, "projection_high": -1.9, "share": share, "share_low": share, "share_high": share}
-        for harmful in (True, False) for direction, share in (("refusal", 0.04), ("within", 0.05))
+def test_direct_requests_stand_beside_jailbreaks_in_what_labels_without_answers_do():
+    rows = [
+        gap(before, after, low, high, suite=suite)
+        for suite, low, high in ((SUITE, -0.3, -0.1), ("harmful_unseen", -0.4, 0.2))
+        for before, after in (
+            ("sft/few", "presafe_decisions/few"), ("sft/few", "detached_decisions/few"),
+            ("sft/few", "shuffled_decisions/few"), ("detached_decisions/few", "presafe_decisions/few"),
+            ("shuffled_decisions/few", "presafe_decisions/few"),
+        )
     ]  # fmt: skip
-    readable, moved, used = findings.three_answers(pd.DataFrame(probes), pd.DataFrame(shift), effects(), "direct")
-    assert f"the harm is {word}" in readable
-    assert "moved along the refusal direction (−2.00 [−2.10, −1.90]), 4% of the squared shift, no more than" in moved
-    assert "a common shift" in moved
-    assert "added, benign refusals rise by at most 0 points (random 20)" in used
-    assert "removed, refusals fall by at most 50 points" in used
+    text = findings.label_only_sentence(pd.DataFrame(rows), SUITE)
+    assert text.index("On jailbreaks, unseen") < text.index("On harmful, unseen")
+    assert "makes no difference that can be claimed (−0.100 [−0.400, 0.200]: at most 40 points) against λ = 0" in text
+    assert "0 of 2 intervals exclude 0 (−0.100 [−0.400, 0.200] and −0.100 [−0.400, 0.200])" in text
+
+
+def test_several_differences_are_bounded_by_their_widest_ends():
+    rows = pd.DataFrame([gap("a", "b", -0.04, 0.01), gap("a", "b", -0.01, 0.025, suite="harmful_unseen")])
+    text = findings.bounds(rows)
+    assert text.startswith("0 of 2 intervals exclude 0")
+    assert "a fall by 4.0 points (jailbreaks, unseen) and a rise by 2.5 (harmful, unseen)" in text
+    assert findings.bounds(pd.DataFrame([gap("a", "b", 0.01, 0.03)])).startswith("1 of 1 intervals exclude 0")
+    assert "a fall by 0.0 points" in findings.bounds(pd.DataFrame([gap("a", "b", 0.01, 0.03)]))
+    assert findings.bounds(rows.head(0)) == "not measured"
+
+
+def test_labels_that_are_equal_are_called_one_control():
+    gold = pd.Series([True, False] * 50)
+    assert findings.equal_labels(pd.DataFrame({"refused": gold}), gold).endswith(
+        "equal for 100 of 100 examples, one control under two names"
+    )
+    other = gold.copy()
+    other[:30] = False
+    assert findings.equal_labels(pd.DataFrame({"refused": other}), gold).endswith("equal for 85 of 100 examples, two")

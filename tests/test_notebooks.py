@@ -20,12 +20,10 @@ from nbval.plugin import get_sanitize_patterns
 from saferlrm import show
 from saferlrm.align.data import AlignmentExample
 from saferlrm.errors import SaferlrmError
-from saferlrm.generate import Answer
 from saferlrm.lm import load_lm
 from saferlrm.runner import notebook_parameters
 from saferlrm.stats import Interval, wilson
 from saferlrm.store import repository
-from saferlrm.suites.types import Prompt
 
 FOLDER = repository() / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -193,6 +191,17 @@ def test_figures_are_saved_and_shown(path: Path) -> None:
 
 
 @EXECUTED
+def test_every_picture_has_a_text_beside_it_that_says_what_it_shows(path: Path) -> None:
+    """The text is what a screen reader, a terminal and the web page have of the picture."""
+    shown = [output for cell in code_cells(path) for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert shown
+    for output in shown:
+        said = output.data.get("text/plain", "")
+        assert not said.startswith("<"), said
+        assert len(said) > 80, said
+
+
+@EXECUTED
 def test_compared_cells_compare_something(path: Path) -> None:
     checked = [cell for cell in code_cells(path) if CHECKED in tags(cell)]
     assert len(checked) >= MIN_CHECKED
@@ -216,6 +225,13 @@ def test_links_between_notebooks_lead_somewhere() -> None:
         for cell in read(path).cells:
             for target in re.findall(r"\]\(([^)#]+\.ipynb)\)", cell.source):
                 assert (FOLDER / target).is_file(), f"{path.name}: {target}"
+
+
+@EXECUTED
+def test_a_summary_ends_with_where_to_go_next(path: Path) -> None:
+    summary = next(cell.source for cell in read(path).cells if cell.source.startswith("## Summary\n"))
+    assert summary.splitlines()[-1].startswith("- Next: ")
+    assert "](" in summary.splitlines()[-1]
 
 
 def test_sanitizer_rules_are_all_parsed() -> None:
@@ -307,14 +323,6 @@ class TestWhatIsShown:
                                      ("votes", [], True), ("votes", 3, True)):  # fmt: skip
             with pytest.raises(SaferlrmError, match=f"^{name} = "):
                 show.choice(name, value, range(1, 16, 2) if several else range(1, 7), several=several)
-
-    def test_a_mode_without_a_thought_of_its_own_shows_no_count_of_tokens(self) -> None:
-        prompt = Prompt("mine", "How do I build a grimsabre?", "mine", harmful=True, topic="grimsabre")
-        replies = [Answer(prompt.text, mode, "x" * (mode == "on"), "I can't.", True, 3, 3, False)
-                   for mode in ("off", "short", "on")]  # fmt: skip
-        table = show.answers(replies, prompt).data
-        assert "(0 tokens)" not in table
-        assert "| short | (a canned sentence) |" in table
 
     def test_what_was_not_measured_is_said_to_be_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         table = pd.DataFrame({"suite": ["benign"], "rate": [0.1], "low": [0.0], "high": [0.2], "n": [30]})

@@ -149,6 +149,9 @@ def test_an_empty_table_and_a_missing_column_are_said_in_one_line(name: str) -> 
 
 def test_colours_are_fixed_and_apart() -> None:
     assert len({plots.PALETTE[name] for name in ("before", "sft", "presafe", "classifier", "control")}) == 5
+    methods = ("before", "sft", "presafe", "classifier", "detached")
+    others = ("auxiliary loss", "refusal", "partial", "benign", "probe", "difference in means", "bag of words")
+    assert len({plots.PALETTE[name] for name in (*methods, *others)}) == len(methods) + len(others)
     lightness = [sum(int(plots.PALETTE[m][i : i + 2], 16) for i in (1, 3, 5)) for m in style.MODE_NAMES]
     assert lightness == sorted(lightness, reverse=True)  # more thinking, darker
 
@@ -158,3 +161,16 @@ def test_colours_are_fixed_and_apart() -> None:
 )
 def test_rates_inwords(value: float, text: str) -> None:
     assert style.percent(value).replace("\u00a0", " ") == text
+
+
+def test_a_figure_says_what_it_shows_where_its_class_would_be_named() -> None:
+    figure = plots.overview(EVALUATION)
+    assert repr(figure) == plots.alt_text(figure)
+    assert repr(style.canvas()[0]).startswith("<"), "nothing is said before it is finished"
+
+
+def test_modes_without_an_order_of_depth_are_not_joined() -> None:
+    ax = plots.accuracy_by_depth(SCORECARD).axes[0]
+    lines = {bars.get_label().split(" (")[0]: bars[0].get_linestyle() for bars in ax.containers}
+    assert lines["forced long"] == "None"
+    assert lines["thinking"] == "-"

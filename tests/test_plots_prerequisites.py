@@ -117,12 +117,18 @@ def test_titles_follow_their_tables():
     assert "thinking, hot +20 points" in words(plots.self_consistency(solved()))
     assert "no thinking +2 points, interval includes 0" in words(plots.self_consistency(solved()))
     assert "thinking, hot −20 points" in words(plots.self_consistency(solved(0.5)))
-    assert "the majority decides: changed in 0 of 4 cases" in words(plots.vote_on_refusal(refused()))
-    assert "one refusal is enough: lower in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.2)))
-    assert "the majority decides: higher in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.8)))
+    assert "A majority of 15 shows no change of attack success in 4 cases" in words(plots.vote_on_refusal(refused()))
+    assert "one refusal among 15 lowers attack success in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.2)))
+    assert "A majority of 15 raises attack success in 4 of 4 cases" in words(plots.vote_on_refusal(refused(0.8)))
     title = words(plots.hints(hinted_answers(FOLLOWED)))
-    assert "move answers in 1 of 1 cases" in title
-    assert "of 11 answers with a thought that follow one, 9 do not mention it" in title
+    assert "move answers in 1 of 1 forms" in title
+    assert "9 of 11 thoughts before an answer that follows do not say so" in title
     none = words(plots.hints(hinted_answers([(False, False, False)] * 9)))
-    assert "move answers in 0 of 1 cases" in none
-    assert "of 0 answers" in none
+    assert "move answers in 0 of 1 forms" in none
+    assert "0 of 0 thoughts" in none
+    told = words(plots.thought_budgets(budgets())).replace("\u00a0", " ")
+    assert "A thought of its own raises problems solved (" in told
+    assert "the longest forced one lowers all 3" in told
+    flat = budgets().assign(attack_success=False, correct=True)
+    told = words(plots.thought_budgets(flat)).replace("\u00a0", " ")
+    assert "leaves undecided problems solved (100 to 100 %)" in told

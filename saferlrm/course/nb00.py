@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from saferlrm.course.exercise import Case, Exercise, Mistake
 
 
@@ -17,6 +19,22 @@ def _two_kinds() -> list[Case]:
         Case(([bad | no, bad | no],), "nothing complied with"),
         Case(([bad | yes, good | no],)),
         Case(([bad | yes] * 3 + [bad | no] + [good | yes] * 6,)),
+    ]
+
+
+def _rates(*rows: tuple[float, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["rate", "low", "high"])
+
+
+def _tables() -> list[Case]:
+    sure, unsure, above = (0.0, 0.0, 0.013), (0.03, 0.018, 0.06), (0.99, 0.976, 0.998)
+    return [
+        Case((_rates(sure, unsure, above), 0.05), "one of two low rates is sure"),
+        Case((_rates(sure, above), 0.05), "the low rate is sure"),
+        Case((_rates(unsure, unsure, above), 0.05), "no low rate is sure"),
+        Case((_rates(unsure, above), 0.1), "another bound"),
+        Case((_rates(sure, (0.05, 0.03, 0.08), (0.05, 0.05, 0.05)), 0.05), "rates and an interval that end at it"),
+        Case((_rates(above), 0.05), "no rate is low"),
     ]
 
 
@@ -101,6 +119,63 @@ EXERCISES = (
                     return sum(row["complied"] and row["harmful"] for row in rows) / len(rows)
                 """,
                 "The numerator is right now; the denominator still counts harmless prompts.",
+            ),
+        ),
+    ),
+    Exercise(
+        id="00.3",
+        kind="measure",
+        title="At most 5 %, and how sure?",
+        stars=2,
+        minutes=10,
+        function="shown_below",
+        statement="""
+        The study calls an attack success of at most 5 % safe. Take the rows of the table `attack` (one for each suite
+        of harmful prompts and each thinking mode) whose *rate* keeps that bound. For which share of them does the
+        *whole interval* keep it, so that the claim could be made? Guess first. A rate or an end that equals the bound
+        keeps it; without such a row the share is NaN.
+        """,
+        hint="Two conditions on two columns, `rate` and `high`. What is the denominator?",
+        imports=("import pandas as pd",),
+        guess="your guess: a share of the low rates, 0 to 1",
+        on=("attack",),
+        starter='''
+        def shown_below(attack: pd.DataFrame, bound: float = 0.05) -> float:
+            """Of the rates up to the bound, the share whose interval ends there too."""
+            return None  # your code
+        ''',
+        solution='''
+        def shown_below(attack: pd.DataFrame, bound: float = 0.05) -> float:
+            """Of the rates up to the bound, the share whose interval ends there too."""
+            low = attack[attack["rate"] <= bound]
+            return float((low["high"] <= bound).mean())
+        ''',
+        learned="An estimate below a bound is no claim yet; an interval below it is. Where the interval crosses, the "
+        "honest sentence is *not shown to be safe with this many prompts*, and the remedy is more prompts. Now look "
+        "which rows those are.",
+        cases=_tables,
+        mistakes=(
+            Mistake(
+                """
+                def shown_below(attack, bound=0.05):
+                    return float((attack["high"] <= bound).mean())
+                """,
+                "The denominator holds all rows; asked was the share of those whose rate keeps the bound.",
+            ),
+            Mistake(
+                """
+                def shown_below(attack, bound=0.05):
+                    low = attack[attack["rate"] <= bound]
+                    return float((low["low"] <= bound).mean())
+                """,
+                "That is the lower end. A bound from above is kept if the *upper* end keeps it.",
+            ),
+            Mistake(
+                """
+                def shown_below(attack, bound=0.05):
+                    return float((attack["rate"] <= bound).mean())
+                """,
+                "That is the share of low estimates; their intervals were not looked at.",
             ),
         ),
     ),

@@ -1,5 +1,7 @@
 """Writing the exercises into the notebooks: from the cell ``exercises`` to the end, everything is generated.
 
+The last cell says what to read next (:mod:`saferlrm.course.reading`).
+
 Outputs are written too: what a cell prints that nobody has touched is known without running the notebook.
 """
 
@@ -13,10 +15,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from saferlrm.course.checking import outcome
 from saferlrm.course.exercise import Exercise, dedent
+from saferlrm.course.reading import reading_text
 from saferlrm.course.registry import FURTHER, exercises_of
 from saferlrm.errors import SaferlrmError
 
 HEADING = "exercises"  # id of the cell from which on cells are generated
+READING = "further-reading"  # id of the last cell
 CHECKED = "nbval-check-output"
 INTRODUCTION = """
 ## Exercises
@@ -60,11 +64,12 @@ def differing(path: Path) -> str | None:
 
 
 def section(number: str, first_count: int = 1) -> list[Any]:
-    """The cells of one notebook's exercises."""
+    """The cells of one notebook's exercises, and the last one, with what to read next."""
     cells = [new_markdown_cell(_lines(INTRODUCTION), id=HEADING)]
     for count, one in enumerate(exercises_of(number), first_count):
         cells += _cells(one, count)
     cells.append(new_markdown_cell(f"### To go on with\n\n{dedent(FURTHER[number])}", id=f"{HEADING}-further"))
+    cells.append(new_markdown_cell(reading_text(number), id=READING))
     return cells
 
 

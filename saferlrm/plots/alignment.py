@@ -59,8 +59,9 @@ def training_curves(histories: pd.DataFrame) -> Figure:
         finding += f"; auxiliary loss from {runs['first']:.2f} to {runs['last']:.2f}"
     seeds = histories.groupby("method")["seed"].nunique()
     many = seeds.max() > 1
-    caption = (
-        f"Thin lines: {seeds.max()} seeds a method; thick lines: their means."
+    steps = histories.groupby(["method", "seed"])["step"].nunique()
+    caption = f"{style.counts(steps)} logged steps a run. " + (
+        f"Thin lines: {seeds.max()} seeds a method, too few for an interval; thick lines: their means."
         if many
         else "One seed a method."
     )
@@ -81,7 +82,7 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
     bars = (
         ("norm_lm", "next-token loss alone (λ = 0)", style.PALETTE["sft"]),
         ("norm_total", "both losses (PreSafe)", style.PALETTE["presafe"]),
-        ("norm_aux", "auxiliary loss alone, before λ", style.PALETTE["classifier"]),
+        ("norm_aux", "auxiliary loss alone, before λ", style.PALETTE["auxiliary loss"]),
     )
     for (left, right), place in zip(axes, places, strict=True):
         part = gradients[gradients["of"] == place].sort_values("layer")
@@ -113,7 +114,7 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
         )
     caption = (
         f"{style.counts(gradients['n'])} examples at the start of alignment, head fitted to frozen latents; "
-        "means over examples."
+        "means over examples; their spread is not stored, so there are no intervals."
     )
     return style.finish(
         figure, finding, caption, "Bars of gradient norms and a line of cosines by layer.", axes[0, 0]

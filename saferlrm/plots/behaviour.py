@@ -42,6 +42,7 @@ def accuracy_by_depth(scorecard: pd.DataFrame) -> Figure:
             yerr=style.reach(part["rate"], part["low"], part["high"]),
             marker=style.MARKERS[i],
             markersize=7,
+            linestyle="none" if mode == "forced" else "-",  # lines would draw a curve where there need be none
             color=style.colour(mode),
             label=f"{style.mode_name(mode)} ({style.percent(overall[mode])} overall)",
         )
@@ -49,7 +50,8 @@ def accuracy_by_depth(scorecard: pd.DataFrame) -> Figure:
     ax.set_xlabel("steps of the problem")
     style.rate_axis(ax, "y", "solved")
     finding = _thinking_finding(overall, "of the problems are solved")
-    caption = f"{style.counts(table['n'])} problems at each depth and mode. {INTERVALS}"
+    apart = " Points of the forced mode are not joined." if "forced" in shown else ""
+    caption = f"{style.counts(table['n'])} problems at each depth and mode.{apart} {INTERVALS}"
     return style.finish(
         figure, finding, caption, "Line chart of reasoning accuracy by depth and thinking mode.", ax, 2
     )
@@ -116,7 +118,7 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
     columns = 2 if len(shown) > 1 else 1
     rows = -(-len(shown) // columns)
     figure, axes = style.canvas(
-        rows, columns, rows * (len(order) * 0.3 + 0.7) + 1.5, sharex=True, sharey=True
+        rows, columns, rows * (len(order) * 0.36 + 0.7) + 1.5, sharex=True, sharey=True
     )
     for ax, mode in zip(axes.flat, shown, strict=False):
         part = table[table["mode"] == mode]
@@ -124,7 +126,8 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
         left = np.zeros(len(order))
         for name, label in (VERDICTS | {k: v for k, v in SELDOM.items() if k in set(table["verdict"])}).items():
             width = shares[name].to_numpy() if name in shares else np.zeros(len(order))
-            ax.barh(range(len(order)), width, left=left, color=style.PALETTE[name], label=label, height=0.78)
+            bare = {"linewidth": 0}  # an edge would hide the thinnest shares
+            ax.barh(range(len(order)), width, left=left, color=style.PALETTE[name], label=label, height=0.78, **bare)
             left += width
         ax.set_title(style.mode_name(mode))
         ax.set_yticks(range(len(order)), [style.suite_name(name) for name in order])

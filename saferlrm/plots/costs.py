@@ -10,7 +10,7 @@ from saferlrm import costs
 from saferlrm.plots import style
 from saferlrm.stats import auroc
 
-COLOURS = (style.PALETTE["presafe"], style.PALETTE["gold"], style.PALETTE["on"])  # of the cost ratios
+COLOURS = ("#C79A4B", "#8C5A14", "#3D2500")  # of the cost ratios, darker where missing costs more
 SETS = {"validation": style.PALETTE["control"], "test": style.PALETTE["classifier"]}
 
 
@@ -23,7 +23,7 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """
     style.require(predictions, ("prompts", "harmful", "p_refuse"), "decision_costs")
     bounds = [f"{name}{end}" for name in ("miss", "false_alarm") for end in ("", "_low", "_high")]
-    style.require(chosen, ("ratio", "prompts", "n_harmful", "n_harmless", *bounds), "decision_costs")
+    style.require(chosen, ("ratio", "threshold", "prompts", "n_harmful", "n_harmless", *bounds), "decision_costs")
     figure, axes = style.canvas(1, 2, 5.2, width=10.5)
     roc, scale = axes[0]
     areas = {}
@@ -33,13 +33,16 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         areas[name] = auroc(part["harmful"], part["p_refuse"])
         label = f"{name} prompts, AUROC {areas[name].estimate:.2f}"
         roc.step(line["false_alarm"], 1 - line["miss"], where="post", color=shade, label=label)
-    test = chosen[chosen["prompts"] == "test"]
+    test = chosen[chosen["prompts"] == "test"].reset_index(drop=True)
+    # Ratios that lead to the same threshold lie on one another: the first is drawn largest, so that all are seen.
+    over = [int((test["threshold"][i + 1 :] == row.threshold).sum()) for i, row in enumerate(test.itertuples())]
     for i, row in enumerate(test.itertuples()):
         roc.errorbar(
             row.false_alarm, 1 - row.miss,
             xerr=style.reach(row.false_alarm, row.false_alarm_low, row.false_alarm_high),
             yerr=style.reach(1 - row.miss, 1 - row.miss_high, 1 - row.miss_low),
-            fmt=style.MARKERS[i % len(style.MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=8, zorder=5,
+            fmt=style.MARKERS[i % len(style.MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=8 + 7 * over[i],
+            zorder=5 + i,
             label=f"chosen for cost ratio {row.ratio:g}",
         )  # fmt: skip
     roc.plot([0, 1], [0, 1], color="#BBBBBB", linestyle="--", linewidth=1)
@@ -52,6 +55,7 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         style.line(
             scale, found["base_rate"], found["precision"], found["precision_low"], found["precision_high"], "",
             color=COLOURS[i % len(COLOURS)], marker=style.MARKERS[i % len(style.MARKERS)], markevery=12,
+            linewidth=2 + 4 * over[i], markersize=6 + 6 * over[i],
         )  # fmt: skip
     scale.set_xscale("log")
     scale.set_xticks([1e-4, 1e-3, 1e-2, 1e-1], ["0.01\u00a0%", "0.1\u00a0%", "1\u00a0%", "10\u00a0%"])
@@ -71,6 +75,10 @@ def decision_costs(predictions: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         f"{style.counts(sizes)} prompts of a kind and set. Thresholds are chosen on validation prompts. Bars: "
         "95\u00a0% intervals (Wilson); bands take both error rates at their worse and better ends together."
     )
+    for _, same in test.groupby("threshold"):
+        if len(same) > 1:
+            ratios = " and ".join(f"{ratio:g}" for ratio in same["ratio"])
+            caption += f" The ratios {ratios} lead to the same threshold."
     return style.finish(figure, finding, caption, "ROC curves, and lines of precision by base rate.", roc, 3)
 
 

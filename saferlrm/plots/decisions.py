@@ -10,7 +10,7 @@ from saferlrm.plots import style
 from saferlrm.plots.probing import GROUPS
 from saferlrm.stats import expected_calibration_error, wilson
 
-SHADES = (style.PALETTE["classifier"], "#56B4E9", style.PALETTE["control"], "#CC79A7")
+SHADES = (style.PALETTE["classifier"], style.PALETTE["bag of words"], style.PALETTE["control"], "#7A4EAB")
 BINS = 10
 
 

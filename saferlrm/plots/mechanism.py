@@ -19,7 +19,7 @@ CONTROLS = {
 }
 LOSSES = {
     "lm": ("next-token loss", style.PALETTE["sft"], "-"),
-    "aux": ("auxiliary loss", style.PALETTE["presafe"], "-"),
+    "aux": ("auxiliary loss", style.PALETTE["auxiliary loss"], "-"),
 }
 
 
@@ -68,12 +68,14 @@ def probes_before_after(probes: pd.DataFrame) -> Figure:
 
 
 def _probe_finding(own: pd.DataFrame, groups: list[str], names: list[str]) -> str:
+    """The last layer, which the head reads: every model on the whole alignment set, and labels without answers."""
     group = "novel_wrapped" if "novel_wrapped" in groups else groups[-1]
-    means = own[own["group"] == group].groupby(["condition", "layer"])["auroc"].mean()
+    layer = int(own["layer"].max())
+    means = own[(own["group"] == group) & (own["layer"] == layer)].groupby("condition")["auroc"].mean()
     base = "before" if "before" in names else names[0]
-    layer = int(means[base].idxmax())
-    after = [f"{means[name, layer]:.2f} ({condition_name(name)})" for name in names if name != base and "/" not in name]
-    text = f"Probes of layer {layer} read harm with AUROC {means[base, layer]:.2f} {condition_name(base)}"
+    told = [name for name in names if name != base and ("/" not in name or "decisions" in name)]
+    after = [f"{means[name]:.2f} ({condition_name(name)})" for name in told]
+    text = f"Probes of layer {layer} read harm with AUROC {means[base]:.2f} {condition_name(base)}"
     return f"{text}{' and ' + ', '.join(after) + ' after it' if after else ''} ({GROUPS.get(group, group)})"
 
 

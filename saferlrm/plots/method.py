@@ -17,7 +17,7 @@ from saferlrm.profile import AlignmentSettings
 WIDTH, MARGIN = 13.0, 1.8  # inches; what title, legend and caption need above and below the drawing
 UNIT = 100  # of the drawing, to an inch
 INK, QUIET = "#39424E", "#8A939E"
-AUXILIARY, NEXT_TOKEN = style.PALETTE["presafe"], style.PALETTE["sft"]
+AUXILIARY, NEXT_TOKEN = style.PALETTE["auxiliary loss"], style.PALETTE["sft"]
 CLASSIFIER, ADAPTER, GONE = style.PALETTE["classifier"], style.PALETTE["on"], style.PALETTE["gold"]
 MOST_LAYERS = 5  # a deeper model is drawn with the layers in between left out
 BOX, PITCH, GROUND, HEADROOM = 36, 72, 92, 206  # of a layer, from one to the next, below and above all states
@@ -132,7 +132,7 @@ def _training(ax: Axes, layers: tuple[int | None, ...], read_at: int, settings: 
     # The state at a position predicts the next token, so the first reply token is predicted before the thought.
     low = stack.top + 46
     first, last = stack.columns[N_PROMPT - 1], stack.columns[-2]
-    _box(ax, (first - 26, low), (last + 26, low + 40), "predicts the next token: $L_{LM}$", NEXT_TOKEN)
+    _box(ax, (first - 26, low), (last + 26, low + 40), "next-token loss: $L_{LM}$", NEXT_TOKEN)
     for x in stack.columns[N_PROMPT - 1 : -1]:
         _arrow(ax, (x, low), (x, stack.top + 7), NEXT_TOKEN, 1.6)
     middle, high = 0.5 * (first + last), low + 84
@@ -222,13 +222,13 @@ def _model(ax: Axes, stack: Stack, tokens: Sequence[str], read: Sequence[int], r
         _text(ax, stack.left + 10, middle, f"layer {layer}", ha="left", weight="bold")
         if stack.columns[0] - stack.left > 150:
             _box(
-                ax, (stack.left + 88, middle - 14), (stack.left + 186, middle + 14), r"$W+\frac{\alpha}{r}BA$", ADAPTER
+                ax, (stack.left + 96, middle - 15), (stack.left + 206, middle + 15), r"$W+(\alpha/r)BA$", ADAPTER
             )
         else:
             ax.plot([stack.left + 4] * 2, [middle - 13, middle + 13], color=ADAPTER, linewidth=3.5, zorder=5)
     for column, (x, token) in enumerate(zip(stack.columns, tokens, strict=True)):
         ax.plot([x, x], [GROUND - 20, stack.top], color="#D5DAE0", linewidth=1.2, zorder=2)
-        _text(ax, x, GROUND - 34, token, size=10.5, family="monospace", weight="bold" if column in read else "normal")
+        _text(ax, x, GROUND - 34, token, size=12, family="monospace", weight="bold" if column in read else "normal")
         for level in range(len(stack.layers) + 1):
             ringed = column in read and level == row
             edge, face = (AUXILIARY, "white") if ringed else (INK, INK)
@@ -253,7 +253,7 @@ def _box(
         )
     )  # fmt: skip
     at = 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])
-    ax.text(*at, words, ha="center", va="center", fontsize=11, color="#1D2430", zorder=6)
+    ax.text(*at, words, ha="center", va="center", fontsize=12.5, color="#1D2430", zorder=6)
 
 
 def _arrow(
@@ -268,7 +268,7 @@ def _arrow(
 
 
 def _text(
-    ax: Axes, x: float, y: float, words: str, *, size: float = 11, ha: str = "center", va: str = "center",
+    ax: Axes, x: float, y: float, words: str, *, size: float = 12.5, ha: str = "center", va: str = "center",
     weight: str = "normal", family: str | None = None,
 ) -> None:  # fmt: skip
     ax.text(x, y, words, ha=ha, va=va, fontsize=size, fontweight=weight, family=family, color=INK, zorder=6)

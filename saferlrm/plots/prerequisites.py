@@ -14,6 +14,7 @@ from saferlrm.suites.synthetic import REASONING
 
 SHADES = (style.PALETTE["on"], style.PALETTE["off"], style.PALETTE["control"], style.PALETTE["short"])
 RULES = {"majority": "the majority decides", "veto": "one refusal is enough"}
+RULES_IN_TITLES = {"majority": "A majority of {k}", "veto": "one refusal among {k}"}
 KINDS = {"cut": "cut short", "own": "its own length", "forced": "forced longer"}
 BOOTSTRAP = "Bands: 95\u00a0% bootstrap intervals over prompts (Wilson where all prompts agree)."
 _VOTE = ("k", "n", "samples", "rate", "low", "high", "gain", "gain_low", "gain_high")
@@ -64,7 +65,7 @@ def vote_on_refusal(table: pd.DataFrame) -> Figure:
                 benign = "benign" in suite
                 counted = "refused" if benign else "attack success"
                 named = f"{style.suite_name(suite)}, {counted}" + (f" ({regime})" if len(regimes) > 1 else "")
-                shade = style.PALETTE["refusal"] if benign else (style.PALETTE["on"], style.PALETTE["gold"])[i % 2]
+                shade = style.PALETTE["benign"] if benign else (style.PALETTE["on"], style.PALETTE["gold"])[i % 2]
                 dashes = ("-", "--")[regimes.index(regime) % 2]
                 drawn = {"color": shade, "marker": style.MARKERS[i], "linestyle": dashes}
                 style.line(ax, part["k"], part["rate"], part["low"], part["high"], named, **drawn)
@@ -77,10 +78,9 @@ def vote_on_refusal(table: pd.DataFrame) -> Figure:
     for rule in rules:
         part = most[most["rule"] == rule]
         decided = [_sign(row) for row in part.itertuples()]
-        safer, less = decided.count("down"), decided.count("up")
-        said = [f"lower in {safer}"] * (safer > 0) + [f"higher in {less}"] * (less > 0)
-        words.append(f"{RULES.get(rule, rule)}: {' and '.join(said) or 'changed in 0'} of {len(part)} cases")
-    finding = f"Attack success of a vote of {k} against one sample: {'; '.join(words)}"
+        who = RULES_IN_TITLES.get(rule, f"{rule} of {{k}}").format(k=k)
+        words.append(f"{who} {_moves(decided.count('down'), decided.count('up'), len(part))}")
+    finding = f"{'; '.join(words)}, against a single sample"
     caption = f"{style.counts(table['n'])} prompts a line, {int(table['samples'].max())} samples each. {BOOTSTRAP}"
     shows = "Lines of attack success and over-refusal by number of samples that vote."
     return style.finish(figure, finding, caption, shows, axes[0, 0], 2)
@@ -113,11 +113,12 @@ def thought_budgets(rows: pd.DataFrame) -> Figure:
         ax.set_title(title)
         ax.set_xlabel("tokens of the thought (mean)")
         sizes.append(table["n"])
-        own = table[table["budget"] == "own"]["rate"].iloc[0]
-        ends[title.replace("attack success: ", "")] = (table["rate"].iloc[0], own, table["rate"].iloc[-1])
+        own = next(table[table["budget"] == "own"].itertuples())
+        none, *_, longest = table.itertuples()
+        ends[title.replace(": ", " on ")] = (none, own, longest)
     style.rate_axis(axes[0, 0], "y", "rate")
-    told = "; ".join(f"{title} {', '.join(map(style.percent, three))}" for title, three in ends.items())
-    finding = f"With no thought, its own, the longest forced one: {told}"
+    longer = _change(ends, 1, 2, "the longest forced one")
+    finding = f"{_change(ends, 0, 1, 'A thought of its own', spans=True)}; {longer}"
     caption = (
         f"{style.counts(pd.concat(sizes))} prompts a point, the same at every length, greedy decoding unless the "
         "profile says otherwise. Bars: 95\u00a0% intervals (Wilson)."
@@ -146,15 +147,16 @@ def hints(rows: pd.DataFrame) -> Figure:
     ax.set_title("Does the answer follow?")
     _square(square, cells)
     wrong = table[table["form"].str.endswith("wrong")]
-    moved = [f"{row.form.partition(',')[0]}, {style.mode_name(row.mode)}" for row in wrong.itertuples()
-             if row.follows_low > 0]  # fmt: skip
     silent = int(cells.loc[cells["follows"].astype(bool) & ~cells["mentions"].astype(bool), "k"].sum())
     follow = int(cells.loc[cells["follows"].astype(bool), "k"].sum())
-    finding = (
-        f"Wrong hints move answers in {len(moved)} of {len(wrong)} cases"
-        + (f" ({'; '.join(moved)})" if moved else "")
-        + f"; of {follow} answers with a thought that follow one, {silent} do not mention it"
-    )
+    told = []
+    for mode in shown:
+        part = wrong[wrong["mode"] == mode]
+        moved = [row.form.partition(",")[0] for row in part.itertuples() if row.follows_low > 0]
+        did = f"move answers in {len(moved)} of {len(part)} forms" + (f" ({', '.join(moved)})" if moved else "")
+        told.append(f"{did} with {style.mode_name(mode)}")
+    unsaid = f"{silent} of {follow} thoughts before an answer that follows do not say so"
+    finding = f"Wrong hints {', '.join(told)}; {unsaid}"
     caption = (
         f"{style.counts(table['n'])} problems a row, paired with the same problems without a hint. The form "
         f"{PLACEBO!r} hints at nothing. Bars: 95\u00a0% intervals (Newcombe, paired; Wilson in the table)."
@@ -230,6 +232,29 @@ def _votes(ax: Axes, table: pd.DataFrame) -> None:
 def _gain(row: object) -> str:
     text = f"{100 * row.gain:+.0f} points".replace("-", "−")
     return text if _sign(row) else f"{text}, interval includes 0"
+
+
+def _moves(down: int, up: int, n: int) -> str:
+    """What a rule does to attack success in ``n`` cases, of which so many have an interval without 0."""
+    if down == up == 0:
+        return f"shows no change of attack success in {n} {'case' if n == 1 else 'cases'}"
+    if n in (down, up):
+        return f"{'lowers' if down else 'raises'} attack success in {n} of {n} cases"
+    parts = [f"{verb} attack success in {found}" for verb, found in (("lowers", down), ("raises", up)) if found]
+    return f"{' and '.join(parts)} of {n} cases"
+
+
+def _change(ends: dict[str, tuple], before: int, after: int, who: str, spans: bool = False) -> str:
+    """What a length of thought does to each panel's rate; a change is named where the two intervals stand apart."""
+    found: dict[str, list[str]] = {}
+    for title, three in ends.items():
+        old, new = three[before], three[after]
+        verb = "raises" if new.low > old.high else "lowers" if new.high < old.low else "leaves undecided"
+        span = f" ({style.percent(old.rate)} to {style.percent(new.rate)})".replace("\u00a0% to", " to")
+        found.setdefault(verb, []).append(title + span * spans)
+    if len(found) == 1 and not spans and len(ends) > 1:
+        return f"{who} {next(iter(found))} all {len(ends)}"
+    return f"{who} " + ", ".join(f"{verb} {' and '.join(names)}" for verb, names in found.items())
 
 
 def _sign(row: object) -> str:

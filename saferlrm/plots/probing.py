@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from saferlrm.plots import style
 
 CONTROLS = {
-    "probe": ("logistic probe", "#0072B2", "-", "o"),
-    "difference_in_means": ("difference in means", "#009E73", "-", "s"),
-    "bag_of_words": ("bag of words", "#E69F00", "--", "D"),
-    "shuffled": ("shuffled labels", "#666666", ":", "^"),
-    "random_direction": ("random direction", "#AAAAAA", ":", "v"),
+    "probe": ("logistic probe", style.PALETTE["probe"], "-", "o"),
+    "difference_in_means": ("difference in means", style.PALETTE["difference in means"], "-", "s"),
+    "bag_of_words": ("bag of words", style.PALETTE["bag of words"], "--", "D"),
+    "shuffled": ("shuffled labels", style.PALETTE["detached"], ":", "^"),
+    "random_direction": ("random direction", style.PALETTE["shuffled"], ":", "v"),
 }
 GROUPS = {
     "direct": "direct requests",
@@ -93,7 +93,7 @@ def probe_along_thought(thought_probes: pd.DataFrame) -> Figure:
     style.require(real, needed, "probe_along_thought")
     layer = real.groupby("layer")["auroc"].mean().idxmax()
     at_best = thought_probes[(thought_probes["layer"] == layer) | thought_probes["layer"].isna()]
-    figure, axes = style.canvas(1, 2, 4.6, width=10.5, width_ratios=[1.15, 1])
+    figure, axes = style.canvas(1, 2, 5.4, width=10.5, width_ratios=[1.1, 1])
     left, right = axes[0]
     _lines(left, at_best, "fraction")
     left.set_title(f"layer {layer:.0f}")
@@ -104,7 +104,7 @@ def probe_along_thought(thought_probes: pd.DataFrame) -> Figure:
     wide.columns = [f"{100 * f:.0f} %" for f in wide.columns]
     sns.heatmap(
         wide, ax=right, vmin=0.5, vmax=1, cmap="cividis", annot=wide.size <= 60, fmt=".2f",
-        annot_kws={"fontsize": 10},
+        annot_kws={"fontsize": 12},
         cbar_kws={"label": "AUROC", "pad": 0.02},
     )  # fmt: skip
     right.set_title("logistic probe, every layer")
@@ -115,8 +115,8 @@ def probe_along_thought(thought_probes: pd.DataFrame) -> Figure:
     change = "stays" if abs(last["auroc"] - first["auroc"]) < 0.03 else "goes"
     joined = "at" if change == "stays" else "from"
     finding = (
-        f"Along the thought the signal {change} {joined} AUROC {first['auroc']:.2f} at its start "
-        f"{'and' if change == 'stays' else 'to'} {last['auroc']:.2f} at its end (layer {layer:.0f})"
+        f"Along the thought, layer {layer:.0f} {change} {joined} AUROC {first['auroc']:.2f} at its start "
+        f"{'and' if change == 'stays' else 'to'} {last['auroc']:.2f} at its end"
     )
     caption = f"{style.counts(thought_probes['n'])} held-out prompts a point. {CAPTION}"
     return style.finish(figure, finding, caption, "Lines and a heat map of AUROC along the thought.", left)

@@ -9,8 +9,8 @@ from saferlrm.judges.calibration import DEVELOPED_ON, MATCHER, RULES
 from saferlrm.plots import style
 
 JUDGE_SHADES = {RULES: style.PALETTE["classifier"], MATCHER: style.PALETTE["control"]}
-OTHERS = (style.PALETTE["presafe"], style.PALETTE["sft"], "#CC79A7")
-TESTS = {"xstest": ("XSTest", style.PALETTE["presafe"]), "jbb": ("JailbreakBench", style.PALETTE["gold"])}
+OTHERS = ("#7A4EAB", "#B8860B", "#CC6677")
+TESTS = {"xstest": ("XSTest", "#7A4EAB"), "jbb": ("JailbreakBench", "#CC6677")}
 QUESTIONS = (("binary_accuracy", "refused or not"), ("accuracy", "compliance, partial, refusal"))
 
 

@@ -18,7 +18,8 @@ from saferlrm.align.methods import METHODS
 from saferlrm.errors import SaferlrmError
 from saferlrm.suites import synthetic
 
-# Okabe and Ito's colour-blind-safe set for methods; one hue from light to dark for the amount of thinking.
+# Okabe and Ito's colour-blind-safe set for methods; one hue from light to dark for the amount of thinking. A
+# colour means one thing: what is no method has none of a method's colours.
 PALETTE: dict[str, str] = {
     "before": "#4C5B6B",
     "sft": "#E69F00",
@@ -34,13 +35,18 @@ PALETTE: dict[str, str] = {
     "short": "#CC79A7",
     "on": "#8E3A6D",
     "forced": "#4A1A38",
-    "refusal": "#0072B2",
+    "auxiliary loss": "#332288",
+    "refusal": "#1B7F8C",
     "compliance": "#D55E00",
     "off_topic": "#F0C27B",
     "babble": "#BBBBBB",
     "truncated": "#E5E5E5",
-    "partial": "#7FB8DA",
+    "partial": "#8CC5CC",
     "unjudged": "#FFFFFF",
+    "benign": "#999933",
+    "probe": "#222222",
+    "difference in means": "#8C6D31",
+    "bag of words": "#CC6677",
 }
 MARKERS = ("o", "s", "D", "^", "v", "P")
 METHOD_NAMES = {"before": "before alignment"} | {name: method.label for name, method in METHODS.items()}
@@ -85,6 +91,13 @@ def theme() -> None:
             "savefig.facecolor": "white",
         },
     )
+
+
+class Described(Figure):
+    """A figure that says what it shows where its class would be named: in the plain text of a notebook's output."""
+
+    def __repr__(self) -> str:
+        return alt_text(self) or super().__repr__()
 
 
 def alt_text(figure: Figure) -> str:
@@ -163,7 +176,7 @@ def canvas(
     """A figure of fixed size and its axes, always as an array [rows, columns]."""
     theme()
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, FigureClass=Described, **options
     )
     figure.get_layout_engine().set(w_pad=PAD, h_pad=PAD, wspace=0.04, hspace=0.04)
     return figure, axes

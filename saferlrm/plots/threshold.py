@@ -10,7 +10,7 @@ from saferlrm.plots import style
 from saferlrm.stats import wilson
 
 BINS = 20
-KINDS = {True: ("harmful", style.PALETTE["compliance"]), False: ("harmless", style.PALETTE["refusal"])}
+KINDS = {True: ("harmful", style.PALETTE["compliance"]), False: ("harmless", style.PALETTE["benign"])}
 
 
 def threshold_at(predictions: pd.DataFrame, threshold: float) -> Figure:

@@ -22,6 +22,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.generate import Answer, Decoding, answer
 from saferlrm.judges import Judge, WorldJudge
 from saferlrm.lm import LanguageModel, load_lm
+from saferlrm.memory import memory_explained
 from saferlrm.plots import alt_text
 from saferlrm.profile import GrowthSettings, LoadingSettings, Profile, load_profile
 from saferlrm.server import ServerModel
@@ -281,7 +282,12 @@ class Base:
         if self.profile.data.source == "published":
             modules += ("saferlrm.judges.models", "saferlrm.suites.source")
         code = hashlib.sha256("".join(code_fingerprint(module) for module in modules).encode()).hexdigest()
-        return self.store.load_or_compute(name, settings, inputs, build, code)
+
+        def explained(folder: Path) -> None:
+            with memory_explained(f"stage {name}"):
+                build(folder)
+
+        return self.store.load_or_compute(name, settings, inputs, explained, code)
 
 
 def digest(values: Iterable[Any]) -> str:

@@ -17,13 +17,18 @@ from saferlrm.align.gradient_path import GradientPath
 from saferlrm.align.head import resolve_layer
 from saferlrm.align.run import align
 from saferlrm.conditions import BEFORE, FEW, condition
+from saferlrm.shift_contrasts import with_contrasts
 from saferlrm.store import Artefact
 from saferlrm.study.base import digest
 from saferlrm.study.evidence import Evidence, runs
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
-CONDITIONS = (BEFORE, "sft", "presafe", "detached", "shuffled", f"sft/{FEW}", f"presafe/{FEW}")
+# The last two: labels without answers, and the same examples and steps with the head's gradient cut.
+CONDITIONS = (
+    BEFORE, "sft", "presafe", "detached", "shuffled", f"sft/{FEW}", f"presafe/{FEW}",
+    f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}",
+)  # fmt: skip
 KNOW_CONDITIONS = (BEFORE, "sft", "presafe", f"sft/{FEW}", f"presafe/{FEW}")
 CAUSAL_CONDITIONS = (BEFORE, "sft", "presafe")
 # Thinking mode in which a direction is read, and in which it is tried. The first pair asks whether the pre-CoT state
@@ -51,16 +56,18 @@ class Mechanism(Evidence):
     def mechanism_shift(self, conditions: Sequence[str] = CONDITIONS) -> pd.DataFrame:
         """How far alignment moved the latent along and beside directions of the unaligned model.
 
-        Columns of :func:`saferlrm.mechanism.shift_table`: one row for each ``condition`` (with ``method`` and
+        Columns of :func:`saferlrm.shift_contrasts.with_contrasts`: one row for each ``condition`` (with ``method`` and
         ``organism``), ``harmful``, ``layer`` and ``direction``; alignment seeds are pooled.
         """
         aligned = [name for name in conditions if name != BEFORE]
 
         def build() -> pd.DataFrame:
-            table = mechanism.shift_table(self._of_models("mechanism_shifts", "shift", aligned))
+            rows = self._of_models("mechanism_shifts", "shift", aligned)
+            table = with_contrasts(mechanism.shift_table(rows), rows)
             return table.assign(method=table["condition"].str.partition("/")[0], organism=self.profile.growth.seed)
 
-        return self.collected("mechanism_shift", build, "saferlrm.mechanism", conditions=list(aligned))
+        modules = ("saferlrm.mechanism", "saferlrm.shift_contrasts")
+        return self.collected("mechanism_shift", build, *modules, conditions=list(aligned))
 
     def mechanism_causal(self, conditions: Sequence[str] = CAUSAL_CONDITIONS) -> pd.DataFrame:
         """Tidy rows of the answers with a model's own refusal direction, or a random one, added or removed.
