@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from saferlrm.crossed import outcomes
+from saferlrm.suites.synthetic import REASONING
 from saferlrm.verdicts import Results, UnmeasuredError
 
 # The column that names the model in each tidy table.
@@ -82,6 +83,11 @@ def outcome(who: str, metric: str, suite: str | tuple[str, ...], table: str = "e
 def grown(who: str, organism: int, suite: str | tuple[str, ...] = UNSEEN, mode: str = "on") -> Answers:
     """Attack success of a model made from the organism of one growth seed."""
     return attack(who, suite, mode, "organisms").but(organism=organism)
+
+
+def solved(who: str, organism: int) -> Answers:
+    """Accuracy on problems of a model made from the organism of one growth seed."""
+    return outcome(who, "correct", REASONING, "organisms").but(organism=organism)
 
 
 def hot(who: str) -> Answers:

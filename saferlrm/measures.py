@@ -5,7 +5,7 @@ Rates and differences carry the variance of prompts and of alignment seeds; see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +23,16 @@ from saferlrm.crossed import (
     p_value,
     paired,
 )
-from saferlrm.stats import Interval, bootstrap_mean
+from saferlrm.stats import Interval, auroc, bootstrap_mean
 from saferlrm.verdicts import Measured, Results, UnmeasuredError
 
 Measure = Callable[[Results], Measured]
 Parts = Callable[[Results], Mapping[str, Measured]]
 WORDS = ("TF-IDF + logistic regression",)  # what the prompts' words alone give away
-POINTS, SHARE, RATIO, TOKENS = "difference of rates", "rate", "ratio", "tokens"
+POINTS, SHARE, RATIO = "difference of rates", "rate", "ratio"
+UNALIGNED = "the model before alignment has no alignment seeds"
+Compare = Callable[[np.ndarray, np.ndarray, float], Interval]
+Ends = tuple[float, float]
 
 
 def share(of: Answers) -> Measure:
@@ -37,7 +40,15 @@ def share(of: Answers) -> Measure:
 
     def measure(results: Results) -> Measured:
         found = of.read(results)
-        return _measured(crossed_rate(found.to_numpy()), _seeds((of, found)), SHARE)
+        y = found.to_numpy()
+
+        def at(level: float) -> Ends:
+            return _ends(crossed_rate(y, level))
+
+        def best() -> Sequence[Ends]:
+            return [_ends(crossed_rate(np.full_like(y, end))) for end in (0.0, 0.5, 1.0)]
+
+        return _measured(crossed_rate(y), _seeds((of, found)), SHARE, at, best if _binary(y) else None)
 
     return measure
 
@@ -61,16 +72,14 @@ def reduction(before: Answers, after: Answers) -> Measure:
     """By which share of ``before`` it is less ``after``: 1 - ratio."""
 
     def measure(results: Results) -> Measured:
-        found = ratio(before, after)(results)
-        flipped = {"value": 1 - found.value, "low": 1 - found.high, "high": 1 - found.low}
-        return replace(found, **flipped, unit="share of what it was")
+        return _flipped(ratio(before, after)(results), 1.0, "share of what it was")
 
     return measure
 
 
 def less(before: Answers, after: Answers) -> Measure:
     """``before`` minus ``after``: by how much it fell."""
-    return change(after, before)
+    return lambda results: _flipped(change(before, after)(results), 0.0, POINTS)
 
 
 def rise_lost(before: Answers, after: Answers) -> Measure:
@@ -183,28 +192,57 @@ def probe(group: str, position: str = "pre_cot") -> Measure:
         words = table.loc[(table["group"] == group) & (table["control"] == "bag_of_words"), "auroc"]
         also = {"layer": float(layer), "best layer": float(here["auroc"].max())}
         also |= {"bag of words": float(words.iloc[0])} if len(words) else {}
-        return Measured(*(float(row[c]) for c in ("auroc", "low", "high")), int(row["n"]), 0, "AUROC", also)
+        numbers = (float(row[c]) for c in ("auroc", "low", "high"))
+        return Measured(*numbers, int(row["n"]), 0, "AUROC", also, seedless=UNALIGNED)
 
     return measure
 
 
-def classifier(group: str) -> Measure:
-    """AUROC of the BERT classifier for the model's own decision, with its accuracy and that of words beside it."""
+def classifiers(group: str, needed: int) -> Parts:
+    """AUROC of every organism's own BERT classifier for that organism's decision, by growth seed.
 
-    def measure(results: Results) -> Measured:
+    Each was trained once, so that three trainings on three organisms stand behind the claim. Beside the first: its
+    accuracy, and what the prompts' words alone give away.
+
+    Args:
+        group: of the tidy table ``classifier``; ``all`` for every group together.
+
+    Raises:
+        UnmeasuredError: there are fewer than ``needed`` organisms.
+    """
+
+    def parts(results: Results) -> Mapping[str, Measured]:
+        rows = results.tidy("classifier")
+        rows = rows if group == "all" else rows[rows["group"] == group]
+        grown = sorted(int(seed) for seed in rows["organism"].unique())
+        if len(grown) < needed:
+            raise UnmeasuredError(f"{needed} organisms are needed and {len(grown)} were measured")
+        found = {}
+        for seed in grown:
+            part = rows[rows["organism"] == seed]
+            labels, scores = part["refused"].to_numpy(bool), part["p_refuse"].to_numpy(float)
+
+            def at(level: float, labels: np.ndarray = labels, scores: np.ndarray = scores) -> Ends:
+                return _ends(auroc(labels, scores, level))
+
+            once = _measured(auroc(labels, scores), 0, "AUROC", at, seedless="one training on each organism")
+            found[f"organism {seed}"] = replace(once, also=_words(results, group) if seed == grown[0] else {})
+        return found
+
+    return parts
+
+
+def _words(results: Results, group: str) -> dict[str, float]:
+    """What stands beside the first classifier, of the table of notebook 04; empty without it."""
+    try:
         table = results.table("04_classifier_scores")
-        here = table[table["group"] == group].set_index("model")
-        if "BERT" not in here.index:
-            raise UnmeasuredError(f"results/04_classifier_scores.json has no BERT row of {group}")
-        row = here.loc["BERT"]
-        also = {"accuracy": float(row["accuracy"])}
-        also |= {name: float(here.loc[name, "auroc"]) for name in WORDS if name in here.index}
-        learned = results.settings("04_classifier_scores").get("classifier", {}).get("n_prompts")
-        also |= {"prompts it learned from": float(learned)} if learned else {}
-        numbers = (float(row[c]) for c in ("auroc", "auroc_low", "auroc_high"))
-        return Measured(*numbers, int(row["n"]), 0, "AUROC", also)
-
-    return measure
+    except UnmeasuredError:
+        return {}
+    here = table[table["group"] == group].set_index("model")
+    also = {"accuracy": float(here.loc["BERT", "accuracy"])} if "BERT" in here.index else {}
+    also |= {name: float(here.loc[name, "auroc"]) for name in WORDS if name in here.index}
+    learned = results.settings("04_classifier_scores").get("classifier", {}).get("n_prompts")
+    return also | ({"prompts it learned from": float(learned)} if learned else {})
 
 
 def _corrected(results: Results, pairs: Mapping[str, Pair], bound: float) -> dict[str, float]:
@@ -217,12 +255,22 @@ def _corrected(results: Results, pairs: Mapping[str, Pair], bound: float) -> dic
     return dict(zip(p, map(float, holm(list(p.values()))), strict=True))
 
 
-def _compared(
-    before: Answers, after: Answers, compare: Callable[[np.ndarray, np.ndarray], Interval], unit: str
-) -> Measure:
+def _compared(before: Answers, after: Answers, compare: Compare, unit: str) -> Measure:
     def measure(results: Results) -> Measured:
         a, b, seeds = _paired(results, before, after)
-        return _measured(compare(a, b), seeds, unit)
+
+        def at(level: float) -> Ends:
+            return _ends(compare(a, b, level))
+
+        def best() -> Sequence[Ends]:
+            """The aligned model at its extremes, or equal to the other, which stays as it is."""
+            first = before.who != BEFORE and after.who == BEFORE
+            fixed, free = (b, a) if first else (a, b)
+            same = fixed if fixed.shape == free.shape else np.repeat(fixed.mean(axis=1)[:, None], free.shape[1], axis=1)
+            reached = [np.zeros_like(free), np.ones_like(free), same]
+            return [_ends(compare(*((y, fixed) if first else (fixed, y)), 0.95)) for y in reached]
+
+        return _measured(compare(a, b, 0.95), seeds, unit, at, best if _binary(a) and _binary(b) else None)
 
     return measure
 
@@ -244,8 +292,42 @@ def _name(of: Answers) -> str:
     return METHODS[of.who.partition("/")[0]].label
 
 
-def _measured(found: Interval, seeds: int, unit: str) -> Measured:
-    return Measured(found.estimate, found.low, found.high, found.n, seeds, unit)
+def _measured(
+    found: Interval,
+    seeds: int,
+    unit: str,
+    at: Callable[[float], Ends] | None = None,
+    best: Callable[[], Sequence[Ends]] | None = None,
+    seedless: str = "",
+) -> Measured:
+    seedless = seedless or (UNALIGNED if seeds == 0 else "")
+    return Measured(
+        found.estimate, found.low, found.high, found.n, seeds, unit, seedless=seedless, at=at, best=best
+    )
+
+
+def _flipped(found: Measured, total: float, unit: str) -> Measured:
+    """``total`` minus what was measured, with all its intervals."""
+
+    def turn(ends: Ends) -> Ends:
+        return total - ends[1], total - ends[0]
+
+    at, best = found.at, found.best
+    low, high = turn((found.low, found.high))
+    return replace(
+        found, value=total - found.value, low=low, high=high, unit=unit,
+        at=None if at is None else lambda level: turn(at(level)),
+        best=None if best is None else lambda: [turn(ends) for ends in best()],
+    )  # fmt: skip
+
+
+def _ends(found: Interval) -> Ends:
+    return found.low, found.high
+
+
+def _binary(y: np.ndarray) -> bool:
+    """Whether these are rates: of other numbers no best result can be named."""
+    return bool((y.min() >= 0) and (y.max() <= 1))
 
 
 def _beside(results: Results, also: Mapping[str, Measure]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING, SUITE_NAMES
 
@@ -116,7 +117,24 @@ def organisms(world: World) -> pd.DataFrame:
                 who = {"base": base, "seed": seed, "organism": organism}
                 for suite in ("harmful_unseen", "harmful_novel_wrapped"):
                     rows.append(answered(rate, who, suite, mode, world.size))
+                if mode == "on":
+                    rate_solved = world.solved[base.partition("/")[0].partition("_")[0].replace("detached", "sft")]
+                    rows.append(answered(rate_solved, who, REASONING, mode, world.size))
     return pd.concat(rows, ignore_index=True)
+
+
+def classifiers(world: World) -> pd.DataFrame:
+    """Every organism's classifier, whose score is above that of a random refused prompt with the world's AUROC."""
+    shift = norm.ppf(world.area) * np.sqrt(2)
+    score = np.concatenate([norm.ppf((np.arange(world.size) + 0.5) / world.size) + at for at in (shift, 0.0)])
+    rows = pd.DataFrame({"refused": np.repeat([True, False], world.size), "p_refuse": score})
+    rows["prompt_id"] = [f"p{i}" for i in range(len(rows))]
+    parts = [
+        rows.assign(group=group, organism=organism)
+        for group in ("direct", "novel_wrapped")
+        for organism in range(world.organisms)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def probes(world: World) -> list[dict[str, object]]:
@@ -151,4 +169,7 @@ def write(folder: Path, world: World) -> Path:
     return folder
 
 
-TABLES = {"evaluation": evaluation, "controls": controls, "temperature": temperature, "organisms": organisms}
+TABLES = {
+    "evaluation": evaluation, "controls": controls, "temperature": temperature, "organisms": organisms,
+    "classifier": classifiers,
+}  # fmt: skip

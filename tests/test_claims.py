@@ -55,6 +55,9 @@ AGAINST = World(
     solved={"before": 0.5, "sft": 0.3, "presafe": 0.3}, over_refusal=0.0, hotter=-0.2, area=0.6,
     thought={"before": 40.0, "sft": 20.0, "presafe": 20.0}, tokens={"before": 80.0, "sft": 90.0, "presafe": 90.0},
 )  # fmt: skip
+# The head helps with few examples, and more when its gradient is cut or its labels do not fit.
+UNEXPLAINED = World(few=dict.fromkeys(made.CONTROLS, 0.0) | {"sft": 0.4, "presafe": 0.1})
+NEEDS_GAIN = ("head-needs-gradient", "head-needs-labels", "head-needs-signal")
 IDS = [claim.id for claim in CLAIMS]
 
 
@@ -106,9 +109,38 @@ def test_every_claim_can_hold(claim, paper, total):
         assert total.loc[claim, "verdict"] == HOLDS, total.loc[claim, "why"]
 
 
-@pytest.mark.parametrize("claim", IDS)
+@pytest.mark.parametrize("claim", [i for i in IDS if i not in NEEDS_GAIN])
 def test_every_claim_can_fail(claim, against):
     assert against.loc[claim, "verdict"] == FAILS, against.loc[claim, "why"]
+
+
+def test_what_a_gain_needs_is_judged_where_there_is_a_gain(against, tmp_path):
+    for claim in NEEDS_GAIN:
+        assert against.loc[claim, "verdict"] == UNDECIDED
+        assert against.loc[claim, "why"].startswith("There is no gain of the head with few examples to explain: ")
+    unexplained = found(tmp_path, UNEXPLAINED)
+    assert unexplained.loc["head-gains-few-unseen", "verdict"] == HOLDS
+    assert (unexplained.loc[list(NEEDS_GAIN), "verdict"] == FAILS).all()
+
+
+def test_the_control_is_judged_by_the_same_rule(paper, total):
+    row = paper.loc["safety-95-relative"]
+    assert (row["control_verdict"], round(row["control_value"], 3)) == (HOLDS, 0.992)
+    assert paper.loc["degrades-with-cot", "control_verdict"] == ""
+    assert np.isnan(paper.loc["degrades-with-cot", "control_value"])
+    assert total.loc["no-loss-exact", ["verdict", "control_verdict"]].tolist() == [HOLDS, UNDECIDED]
+    headlines = paper.index[paper.index.str.match("no-loss|safety-95|after-cot-20|threefold|ends-at|organisms-no-loss")]
+    assert (paper.loc[headlines, "control_verdict"] != "").all()
+
+
+def test_what_no_result_could_have_shown_is_said(tmp_path, paper):
+    small = found(tmp_path, World(size=60))
+    note = small.loc["no-loss-within-a-point", "note"]
+    assert note.startswith("cannot hold with n = 60, whatever the result; the nearest interval within reach is [")
+    assert small.loc["no-loss-within-a-point", "verdict"] == UNDECIDED
+    assert paper.loc["no-loss-exact", "note"] == ""  # a gain could have shown it
+    assert (paper.loc[paper["verdict"] == HOLDS, "note"] == "").all()
+    assert small.loc["rises-with-temperature-before", "note"] == ""
 
 
 def test_what_was_not_measured_is_undecided_and_said_file_by_file(tmp_path, folder):
@@ -172,8 +204,10 @@ def test_one_organism_that_differs_decides_against_all_of_them(folder):
     assert "organism 0: 0.600" in ruling.why
 
 
-def _number(value: float, low: float, high: float, seeds: int = 3, p: float | None = None) -> Measured:
-    return Measured(value, low, high, 100, seeds, "rate", p=p)
+def _number(value: float, low: float, high: float, seeds: int = 3, p: float | None = None, **more) -> Measured:
+    return Measured(value, low, high, 100, seeds, "rate", p=p, at=lambda _: (low, high)) if not more else Measured(
+        value, low, high, 100, seeds, "rate", p=p, **more
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +233,8 @@ def test_the_whole_interval_decides(rule, interval, verdict):
 
 def test_seeds_and_corrected_p_values_can_only_withhold_a_verdict():
     inside = (0.3, 0.25, 0.35)
-    assert at_least(0.2).decide(_number(*inside, seeds=0))[0] == HOLDS
+    assert at_least(0.2).decide(_number(*inside, seeds=0)) == (UNDECIDED, "only 0 alignment seeds were measured")
+    assert at_least(0.2).decide(_number(*inside, seeds=0, seedless="nothing was trained"))[0] == HOLDS
     assert at_least(0.2).decide(_number(*inside, seeds=1)) == (UNDECIDED, "only 1 alignment seed was measured")
     assert at_least(0.2).decide(_number(*inside, p=0.01))[0] == HOLDS
     verdict, why = at_least(0.2).decide(_number(*inside, p=0.06))
@@ -219,6 +254,18 @@ def test_a_claim_of_several_parts_needs_all_of_them():
     assert rule_on({"a": good, "b": bad}, {"a": at_least(0.2), "b": at_most(0.2)}).verdict == HOLDS
     with pytest.raises(SaferlrmError, match="at least one measured part"):
         rule_on({}, rule)
+
+
+def test_one_of_several_parts_refutes_only_after_correction():
+    """Alone the part fails; as one of three its wider interval reaches the bound."""
+    bad = _number(0.15, 0.11, 0.19, at=lambda level: (0.11, 0.19) if level < 0.96 else (0.10, 0.21))
+    good, rule = _number(0.5, 0.4, 0.6), at_least(0.2)
+    assert rule_on({"a": bad}, rule).verdict == FAILS
+    ruling = rule_on({"a": bad, "b": good, "c": good}, rule)
+    assert ruling.verdict == UNDECIDED
+    assert "after Bonferroni's correction for 3 parts ([0.100, 0.210])" in ruling.why
+    with pytest.raises(SaferlrmError, match="at other levels"):
+        rule_on({"a": _number(0.1, 0.0, 0.1, at=None), "b": good}, rule)
 
 
 def test_the_familys_p_values_are_those_of_its_bound_corrected_for_all_that_were_measured(folder):
@@ -249,7 +296,6 @@ def test_measured_numbers_are_the_worlds(paper, total):
     assert total.loc["threefold-refusals", "value"] == math.inf
     assert total.loc["safety-95-points", "value"] == 1
     assert "tokens an answer: 50" in paper.loc["saves-tokens", "also"]
-    assert "λ = 0: 0.992" in paper.loc["safety-95-relative", "also"]
     assert "prompts it learned from: 1500" in paper.loc["classifier-learns", "also"]
     assert paper.loc["readable-direct", "seeds"] == 0
     assert paper.loc["ends-at-3.7", "seeds"] == 3
@@ -281,7 +327,7 @@ def test_the_registry_is_complete_and_says_where_every_claim_was_read():
     assert {claim.grounding for claim in CLAIMS} <= {ABSTRACT, DERIVED, DIGEST, PAGE, STUDY}
     derived = {claim.id for claim in CLAIMS if claim.grounding == DERIVED}
     needs = {"head-needs-gradient", "head-needs-labels", "head-needs-signal"}
-    assert derived == needs | {"organisms-degrade", "organisms-head-gains"}
+    assert derived == needs | {"organisms-degrade", "organisms-head-gains", "organisms-no-loss"}
     assert all(claim.wording.endswith(".") and claim.metric and claim.scope for claim in CLAIMS)
     assert all(re.fullmatch(r"arXiv \d{4}\.\d{5}", claim.url) for claim in CLAIMS if claim.grounding != STUDY)
     for headline in (
@@ -315,7 +361,7 @@ def test_the_ledger_keeps_the_order_of_the_claims_and_counts_every_verdict(paper
         counts = verdict_counts(table)
         assert list(counts.index) == list(VERDICTS)
         assert counts.sum() == len(CLAIMS)
-    assert verdict_counts(against)[FAILS] == len(CLAIMS)
+    assert verdict_counts(against)[FAILS] == len(CLAIMS) - len(NEEDS_GAIN)
     assert verdict_counts(against)[HOLDS] == 0
     assert paper["why"].str.contains(r"\d \[|∞").all()
 

@@ -70,6 +70,7 @@ class Study(Probing, Controls, Mechanism, Prerequisites):
             "adaptive": lambda study, seed: study.adaptive(),
             "truncation": lambda study, seed: study.truncation(),
             "organisms": lambda study, seed: study.organisms(),
+            "classifier_of_organisms": lambda study, seed: study.classifier_of_organisms(),
         }
 
     def stage_of_method(self, name: str, method: str, seed: int) -> Any:

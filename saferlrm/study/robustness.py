@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from saferlrm import attacks, rivals
+from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE, CARD_SUITES, FEW, condition
 from saferlrm.evaluate import scorecard
 from saferlrm.generate import Decoding
@@ -180,6 +181,25 @@ class Robustness(Evidence):
             return rows.assign(base=rows["condition"], group="robustness:organisms")
 
         return self.collected("organisms", build, suites=CARD_SUITES, conditions=names)
+
+    def classifier_of_organisms(self) -> pd.DataFrame:
+        """Every organism's own classifier and decision without thinking, prompt by prompt, by growth seed.
+
+        Columns ``prompt_id``, ``group``, ``refused``, ``p_refuse``, ``organism``.
+        """
+
+        def build() -> pd.DataFrame:
+            tables = []
+            for seed in self.profile.evidence.organisms:
+                study = self.of_organism(seed)
+                if study is not self:  # asked here alone, so fewer prompts
+                    study = study.like(suite_size=min(self.profile.suite_size, self.profile.evidence.suite_size))
+                made = study._grouped_decisions()
+                tables.append(made.assign(p_refuse=predict(study.classifier(), made["text"]), organism=seed))
+            columns = ["prompt_id", "group", "refused", "p_refuse", "organism"]
+            return pd.concat(tables, ignore_index=True)[columns]
+
+        return self.collected("classifier_of_organisms", build)
 
     def _rival(self, name: str, part: str) -> pd.DataFrame:
         train, validation = self.rival_prompts()
