@@ -183,6 +183,16 @@ def _shortfalls(goals: pd.DataFrame) -> str:
     return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in found)}</ul>"
 
 
+LEDGER_HEAD = ("verdict", "claim", "source", "metric", "rule", "measured here")
+
+
+def control_in_words(row: Any) -> str:
+    """Value, interval and verdict of λ = 0 beside a claim's; a dash where the claim has no control."""
+    if not row.control_verdict:
+        return "–"
+    return f"{_interval(row.control_value, row.control_low, row.control_high)}: {row.control_verdict}"
+
+
 def _claims(ledger: pd.DataFrame | None) -> str:
     """The claims ledger: every claim, its source, what was measured and the verdict, in the ledger's order."""
     if ledger is None:
@@ -191,11 +201,12 @@ def _claims(ledger: pd.DataFrame | None) -> str:
     counted = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdict"].value_counts().items())
     rows = []
     for row in ledger.itertuples():
-        cells = (row.claim, f"{row.source}; {row.grounding}", row.metric, row.rule, row.why)
+        why = f"{row.why} {row.note.capitalize()}." if row.note else row.why
+        cells = (row.claim, f"{row.source}; {row.grounding}", row.metric, row.rule, why, control_in_words(row))
         told = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
         look = looks.get(row.verdict, "unsure")
         rows.append(f'<tr><td class="{look}">{html.escape(row.verdict)}</td>{told}</tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("verdict", "claim", "source", "metric", "rule", "measured here"))
+    head = "".join(f"<th>{name}</th>" for name in (*LEDGER_HEAD, "λ = 0"))
     return (
         f"<p>{len(ledger)} claims: {counted}. Verdicts are computed from intervals by rules fixed in the code.</p>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

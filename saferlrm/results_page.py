@@ -96,6 +96,14 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     made = [(row.claim, _interval(row.value, row.low, row.high), row.rule, row.verdict) for row in heads.itertuples()]
     gains = rows[rows["id"].str.startswith("head-gains")]
     most = max(0.0, -100 * gains["low"].min())
+    beside = rows[rows["control_verdict"] != ""]
+    same = beside[beside["verdict"] == beside["control_verdict"]]
+    control = [
+        (row.claim, _interval(row.value, row.low, row.high), row.verdict,
+         _interval(row.control_value, row.control_low, row.control_high), row.control_verdict)
+        for row in beside.itertuples()
+    ]  # fmt: skip
+    out_of_reach = rows[rows["note"] != ""]
     return [
         f"[The ledger](../notebooks/10_claims_ledger.ipynb) judges {len(rows)} claims by rules fixed in the code: "
         f"{told}. Does the head help beyond plain fine-tuning, and why? "
@@ -103,6 +111,11 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         _table(("claim", "measured", "bound", "verdict"), made),
         f"Against the same training without it no gain of the head beyond {most:.1f} points is within any of the "
         f"{len(gains)} intervals; which gains are excluded the single intervals say.",
+        f"Headlines about PreSafe against the model before alignment, and the same rule on λ = 0: {len(same)} of "
+        f"{len(beside)} verdicts are the same, so what they show is alignment and not the head.",
+        _table(("claim", "PreSafe", "verdict", "λ = 0", "verdict"), control),
+        f"{len(out_of_reach)} of the claims that do not hold or stay open could not have held with so many prompts, "
+        f"whatever the result: {', '.join(f'`{name}`' for name in out_of_reach['id'])}.",
     ]
 
 

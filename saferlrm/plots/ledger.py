@@ -11,12 +11,12 @@ from saferlrm.plots import style
 from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
 from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
 
-COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why")
+COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why", "note", "control_value", "control_verdict")
 # Shape, colour, and how a title says it of several claims.
 SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
 AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
-VALUE, RULE, EDGE = 2.2, 4.75, 7.0  # where the texts begin, in units of the columns of verdicts
-WRAP, LINE, WIDTH = 62, 0.17, 13.0  # characters; inches
+VALUE, CONTROL, RULE, EDGE = 2.2, 4.9, 6.3, 8.5  # where the texts begin, in units of the columns of verdicts
+WRAP, LINE, WIDTH = 66, 0.16, 14.0  # characters; inches
 
 
 def claims_ledger(table: pd.DataFrame) -> Figure:
@@ -35,14 +35,18 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
         shape, shade, _ = SIGNS[verdict]
         rows = [i for i, found in enumerate(table["verdict"]) if found == verdict]
         face = "white" if verdict == UNDECIDED else shade
-        ax.plot(
-            [AT[verdict]] * len(rows), rows, shape, color=shade, markerfacecolor=face, markersize=9,
-            markeredgewidth=1.6, label=verdict,
-        )  # fmt: skip
+        beside = [i for i, found in enumerate(table["control_verdict"]) if found == verdict]
+        for at, where, size, label in ((AT[verdict], rows, 9, verdict), (CONTROL, beside, 6, f"_λ = 0 {verdict}")):
+            ax.plot(
+                [at] * len(where), where, shape, color=shade, markerfacecolor=face, markersize=size,
+                markeredgewidth=1.6, label=label,
+            )  # fmt: skip
     for i, row in enumerate(table.itertuples()):
         ax.text(VALUE, i, _measured(row), va="center", fontsize=10.5)
+        if row.control_verdict:
+            ax.text(CONTROL + 0.15, i, number(row.control_value), va="center", fontsize=10.5)
         ax.text(RULE, i, row.rule.replace("; ", "\n"), va="center", fontsize=10, color=style.GREY, linespacing=1.0)
-    for at, text in ((VALUE, "measured"), (RULE, "the claim holds if")):
+    for at, text in ((VALUE, "measured"), (CONTROL, "λ = 0"), (RULE, "the claim holds if")):
         ax.text(at, -0.7, text, fontweight="bold", va="bottom", fontsize=11)
     ax.set_xlim(0, EDGE)
     ax.set_xticks([])
@@ -56,10 +60,13 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
     caption = (
         f"{size}Values with 95 % intervals over prompts and alignment seeds; of several parts, the one that decided. "
         "A claim holds if the whole interval is on its side of the bound, and does not hold if the whole "
-        "interval is on the other side."
+        "interval is on the other side. λ = 0: value and verdict by the same rule of the same training without the "
+        "head, for claims that compare PreSafe with the model before alignment."
     )
     if any(map(_not_after_holm, table.itertuples())):
         caption += " H: the bound is not excluded after Holm's correction for the number of comparisons."
+    if table["note"].astype(bool).any():
+        caption += " *: cannot hold with so many prompts, whatever the result."
     listed = " ".join(f"{row.claim} {row.verdict.capitalize()}." for row in table.itertuples())
     figure = style.finish(figure, f"{len(table)} claims: {told}", caption, "A table of claims and verdicts.", ax)
     figure.set_label(f"{style.alt_text(figure)} {listed}")
@@ -69,7 +76,7 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
 def _measured(row: tuple) -> str:
     if pd.isna(row.low) and pd.isna(row.high):
         return "not measured"
-    mark = "  H" if _not_after_holm(row) else ""
+    mark = ("  H" if _not_after_holm(row) else "") + ("  *" if row.note else "")
     return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]{mark}"
 
 
