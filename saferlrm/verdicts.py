@@ -187,6 +187,10 @@ class Rule:
         side = "the claim's" if inside else "the other"
         return (HOLDS if inside else FAILS), f"the whole interval is on {side} side"
 
+    def margin(self, found: Measured) -> float:
+        """How far the value is on the claim's side; infinite where there is none."""
+        return math.inf if math.isnan(found.value) else min(found.value - self.low, self.high - found.value)
+
     def contains(self, low: float, high: float) -> bool:
         """Whether a whole interval is on the claim's side."""
         return self.low <= low and high <= self.high
@@ -254,7 +258,9 @@ def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> 
     if verdict != HOLDS:
         told = ((name, rule.out_of_reach(found)) for name, (found, _, _, rule) in decided.items())
         notes = "; ".join(f"{f'{name}: ' if name else ''}{note}" for name, note in told if note)
-    return Ruling(verdict, next(d[0] for d in decided.values() if d[1] == verdict), why + ".", notes)
+    shown = [(found, rule) for found, reached, _, rule in decided.values() if reached == verdict]
+    worst = min(shown, key=lambda part: part[1].margin(part[0]))
+    return Ruling(verdict, worst[0], why + ".", notes)
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,8 @@ def test_a_claim_of_several_parts_needs_all_of_them():
     assert ruling.measured == bad
     assert all(f"{name}: " in ruling.why for name in "abc")
     assert rule_on({"a": good, "b": bad}, {"a": at_least(0.2), "b": at_most(0.2)}).verdict == HOLDS
+    worse = _number(0.15, 0.05, 0.25)
+    assert rule_on({"a": open_, "b": worse, "c": good}, rule).measured == worse
     with pytest.raises(SaferlrmError, match="at least one measured part"):
         rule_on({}, rule)
 

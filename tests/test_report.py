@@ -212,7 +212,9 @@ def test_a_second_report_replaces_the_first_and_is_equal_to_it(tmp_path: Path) -
 def test_the_report_shows_every_claim_with_its_verdict_in_the_ledgers_order() -> None:
     claims = [
         {"claim": f"Claim {i} <b>.", "source": "PreSafe", "grounding": "abstract", "metric": "a rate",
-         "rule": "at most 0.05", "why": f"It is 0.{i}.", "verdict": verdict}
+         "rule": "at most 0.05", "why": f"It is 0.{i}.", "verdict": verdict,
+         "note": "cannot hold with n = 9" * (i == 2), "control_verdict": "holds" * (i == 1), "control_value": 0.25,
+         "control_low": 0.125, "control_high": 0.5}
         for i, verdict in enumerate(("does not hold", "holds", "cannot be decided here", "does not hold"))
     ]  # fmt: skip
     saved = Result("10_claims", pd.DataFrame(claims), {})
@@ -221,6 +223,9 @@ def test_the_report_shows_every_claim_with_its_verdict_in_the_ledgers_order() ->
     assert "4 claims: 2 does not hold, 1 holds, 1 cannot be decided here" in section
     assert re.findall(r"Claim (\d) &lt;b&gt;\.", section) == ["0", "1", "2", "3"]
     assert section.count('class="missed"') == 2
+    assert "It is 0.2. Cannot hold with n = 9." in section
+    assert section.count("0.250 [0.125, 0.500]: holds") == 1
+    assert section.count("<td>–</td>") == 3
     without = render({"name": "smoke"}, targets(EVALUATION), [], [], [], pd.DataFrame())
     assert "The ledger was not computed yet" in without
 
