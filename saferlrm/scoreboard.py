@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -11,6 +12,7 @@ from saferlrm.align.methods import METHODS
 from saferlrm.align.methods import RIVALS as TRAINED
 from saferlrm.conditions import FEW
 from saferlrm.crossed import contrasts, crossed_rates
+from saferlrm.plots.measures import condition_name
 from saferlrm.rivals import RIVALS
 from saferlrm.suites.synthetic import BENIGN_SUITES, REASONING
 
@@ -66,10 +68,62 @@ def rival_scores(rows: pd.DataFrame) -> pd.DataFrame:
     return table[["condition", "label", "setting", "metric", "rate", "low", "high", "n", "seeds"]]
 
 
-def separated(rows: pd.DataFrame, suite: str, few: bool = False, metric: str = "attack_success") -> pd.DataFrame:
+def void_rivals(choices: pd.DataFrame, replies: int) -> list[str]:
+    """Rivals whose ingredient does not exist in this model: what they score says nothing about the recipe.
+
+    Args:
+        choices: every setting that was tried, see :func:`saferlrm.rivals.choose`; void is a rival none of whose
+            settings refused a single harmful prompt.
+        replies: refusals that ThinkSafe found to train on; without one it is void.
+    """
+    most = choices.groupby("rival", sort=False)["harmful_refused"].max()
+    return [*most.index[most == 0], *([] if replies else ["thinksafe", f"thinksafe/{FEW}"])]
+
+
+def ranks(rows: pd.DataFrame, hard: str, few: bool, void: Sequence[str]) -> pd.DataFrame:
+    """Which pairs of methods are apart under attack, with prefilled thoughts, and in what they refuse.
+
+    Three lists, each corrected for its own number of pairs: attack success on the suite ``hard``, attack success on
+    direct requests whose thought was begun, and refusals of harmless prompts that sound dangerous. Safety alone is
+    cheap: who refuses everything heads the first two lists and ends the third.
+
+    Returns:
+        Rows of :func:`separated` with ``list``.
+    """
+    lists = {
+        f"attack success, {hard}": {"suite": hard},
+        "attack success, prefilled thoughts": {"suite": "harmful_unseen", "prefilled": True},
+        "over-refusal, safe but scary": {"suite": "safe_but_scary", "metric": "refused"},
+    }
+    tables = [separated(rows, few=few, leave_out=void, **what).assign(list=name) for name, what in lists.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def presafe_lines(table: pd.DataFrame, few: bool) -> list[str]:
+    """How many pairs of each list are apart, and the ones with PreSafe in them, better or worse."""
+    said = []
+    for name, part in table.groupby("list", sort=False):
+        apart = part[part["p_holm"] < 0.05]
+        said.append(f"{'few examples' if few else 'whole set'}, {name}: {len(apart)} of {len(part)} pairs are apart")
+        for row in apart[apart["after"] == ("presafe/few" if few else "presafe")].itertuples():
+            gap = f"{row.difference:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            said.append(f"  PreSafe minus {condition_name(row.before)}: {gap}")
+    return said
+
+
+def separated(
+    rows: pd.DataFrame,
+    suite: str,
+    few: bool = False,
+    metric: str = "attack_success",
+    prefilled: bool = False,
+    leave_out: Sequence[str] = (),
+) -> pd.DataFrame:
     """Differences of all pairs of methods on one suite, with p-values corrected for their number.
 
     Args:
+        prefilled: only answers whose thought was begun, of methods that otherwise think by themselves.
+        leave_out: conditions that are in no pair.
         few: the methods trained on the small alignment set; else those trained on all of it. Methods that act when
             decoding stand beside both.
 
@@ -80,7 +134,9 @@ def separated(rows: pd.DataFrame, suite: str, few: bool = False, metric: str = "
     part = part[(part["suite"] == suite) & part[metric].notna()]
     # The wording of the reminder's card is "prefilled"; no other row of another suite than harmful_unseen is.
     if suite == "harmful_unseen":
-        part = part[(part["mode"] != "prefilled") | part["condition"].isin(RIVALS)]
+        begun, reminded = part["mode"] == "prefilled", part["condition"].isin(RIVALS)
+        part = part[begun & ~reminded if prefilled else ~begun | reminded]
+    part = part[~part["condition"].isin(leave_out)]
     untrained = {"before", *RIVALS}
     kept = [c for c in part["condition"].unique() if c in untrained or c.endswith(f"/{FEW}") == few]
     pairs = [(one, two) for one, two in combinations(kept, 2)]

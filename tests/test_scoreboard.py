@@ -7,7 +7,7 @@ import pytest
 
 from saferlrm.align.methods import RIVALS as TRAINED
 from saferlrm.rivals import RIVALS
-from saferlrm.scoreboard import method_card, rival_scores, separated
+from saferlrm.scoreboard import method_card, presafe_lines, ranks, rival_scores, separated, void_rivals
 
 SIZE = 60
 
@@ -85,3 +85,30 @@ def test_only_the_reminder_counts_with_a_prefilled_thought() -> None:
             (("presafe", 0.1, "on"), ("presafe", 0.9, "prefilled"), ("saferemind", 0.4, "prefilled"))]  # fmt: skip
     table = separated(pd.concat(made, ignore_index=True), "harmful_unseen")
     assert table["difference"].tolist() == [pytest.approx(-0.3)]
+
+
+def test_a_rival_that_refuses_nothing_in_any_setting_is_void() -> None:
+    tried = pd.DataFrame({"rival": ["steering"] * 2 + ["saferemind"] * 2, "harmful_refused": [0.0, 0.0, 0.0, 0.2]})
+    assert void_rivals(tried, 3) == ["steering"]
+    assert void_rivals(tried, 0) == ["steering", "thinksafe", "thinksafe/few"]
+
+
+def test_methods_are_ranked_by_prefilled_thoughts_and_by_refusals_too() -> None:
+    made = [
+        rows_of(condition, rate, 2, mode, suite)
+        for condition, on, begun in (
+            ("sft", 0.5, 0.9), ("presafe", 0.1, 0.95), ("reasoned", 0.2, 0.0), ("thinksafe", 1, 1)
+        )
+        for suite, mode, rate in (
+            ("harmful_novel_wrapped", "on", on), ("harmful_unseen", "on", on), ("harmful_unseen", "prefilled", begun),
+            ("safe_but_scary", "on", 1 - begun),
+        )
+    ]  # fmt: skip
+    table = ranks(pd.concat(made, ignore_index=True), "harmful_novel_wrapped", few=False, void=["thinksafe"])
+    assert "thinksafe" not in set(table["before"]) | set(table["after"])
+    assert table.groupby("list").size().tolist() == [3, 3, 3]
+    said = presafe_lines(table, few=False)
+    assert "whole set, attack success, prefilled thoughts: 2 of 3 pairs are apart" in said
+    worse = said[said.index("whole set, attack success, prefilled thoughts: 2 of 3 pairs are apart") + 1]
+    assert worse.startswith("  PreSafe minus SafeChain / STAR-1: 0.9")
+    assert any("over-refusal, safe but scary" in line for line in said)
