@@ -40,6 +40,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def shared_out() -> bool:
+    """Whether several processes will train together. From the one that leads them the launcher is hidden."""
+    return launched() or _team is not None
+
+
 def local_rank() -> int:
     """This process's place on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from saferlrm.activations import extract
 from saferlrm.align.data import first_sentence
+from saferlrm.causal import refusal_directions
 from saferlrm.chat import ThinkingMode
 from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
@@ -26,7 +26,7 @@ from saferlrm.generate import Decoding, answer
 from saferlrm.judges.types import Judge
 from saferlrm.lm import LanguageModel
 from saferlrm.progress import track
-from saferlrm.steering import Direction, Where, refusal_direction, steer
+from saferlrm.steering import Direction, Where, steer
 from saferlrm.suites.types import Prompt
 
 Place = Literal["opening", "first_sentence"]
@@ -39,7 +39,7 @@ REMINDERS = (
     "I won't explain what can hurt people.",
 )
 PLACES: tuple[Place, ...] = ("opening", "first_sentence")
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)  # in lengths of the difference between the means
+SCALES = (1.0, 2.0, 3.0, 4.0)  # in lengths of the difference between the means
 MOST_LAYERS = 4  # of a deep model so many are tried, evenly spaced
 
 
@@ -141,16 +141,15 @@ def candidates(lm: LanguageModel, name: str, train: Sequence[Prompt], batch_size
         return [Setting()]
     if kind == "reminder":
         return [Setting(reminder=text, place=place) for text in REMINDERS for place in PLACES]
-    harmful = np.array([prompt.harmful for prompt in train])
-    # Not the last layer (unless there is one alone): its hidden states are normalised, those that are steered are not.
-    layers = sorted({round(at) for at in np.linspace(1, max(1, lm.n_layers - 1), MOST_LAYERS)})
+    layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, MOST_LAYERS)})
     found = []
     for mode in ("off", "on"):
-        texts = [prompt.text for prompt in train]
-        states = extract(lm, texts, ("pre_cot",), mode=mode, layers=layers, batch_size=batch_size)[:, 0]
-        for i, layer in enumerate(layers):
-            direction = refusal_direction(states[harmful, i], states[~harmful, i])
-            found += [Setting(mode=mode, layer=layer, scale=scale, direction=direction) for scale in SCALES]
+        directions = refusal_directions(lm, train, mode, batch_size)
+        found += [
+            Setting(mode=mode, layer=layer, scale=scale, direction=directions[layer])
+            for layer in layers
+            for scale in SCALES
+        ]
     return sorted(found, key=lambda setting: setting.scale)
 
 

@@ -203,15 +203,9 @@ def gradients() -> pd.DataFrame:
     for of, scale in (("latent", 0.02), ("lora", 1.0)):
         for layer in range(1, 5):
             lm, aux = scale * (1.5 - 0.2 * layer), scale * (2.2 - 0.3 * layer)
-            rows.append(
-                {
-                    "of": of,
-                    "layer": layer,
-                    "norm_lm": lm,
-                    "norm_aux": aux,
-                    "norm_total": lm + 0.2 * aux,
-                    "cosine": 0.1 * layer - 0.2,
-                    "n": 64,
-                }
-            )
+            values = {"norm_lm": lm, "norm_aux": aux, "norm_total": lm + 0.2 * aux, "cosine": 0.1 * layer - 0.2}
+            spread = scale / 10 if of == "latent" else np.nan
+            ends = {f"{name}_{end}": value + at * spread for name, value in values.items() for end, at in
+                    (("low", -1), ("high", 1))}
+            rows.append({"of": of, "layer": layer, **values, **ends, "n": 64})
     return pd.DataFrame(rows)

@@ -286,7 +286,14 @@ def test_safety_gradient_shows_where_each_loss_arrives(tiny_lm_folder):
     lm = load_lm(tiny_lm_folder, device="cpu")
     before = {name: (p.clone(), p.requires_grad) for name, p in lm.model.named_parameters()}
     table = safety_gradient(lm, EXAMPLES[::3], settings(head_layer=1)).set_index(["of", "layer"])
-    assert list(table.columns) == ["norm_lm", "norm_aux", "norm_total", "cosine", "n"]
+    measures = ["norm_lm", "norm_aux", "norm_total", "cosine"]
+    assert [name for name in table if not name.endswith(("_low", "_high"))] == [*measures, "n"]
+    latent = table.loc["latent"]
+    for name in measures:
+        reached = latent[latent["norm_aux"] > 0]
+        assert (reached[f"{name}_low"] < reached[name]).all()
+        assert (reached[name] < reached[f"{name}_high"]).all()
+        assert table.loc["lora", [f"{name}_low", f"{name}_high"]].isna().all(axis=None)
     assert (table["norm_lm"] > 0).all()
     for of in ("latent", "lora"):
         assert table.loc[(of, 1), "norm_aux"] > 0

@@ -77,9 +77,9 @@ def test_the_reminder_stands_in_every_thought(lm, suites, place):
         assert row.thought.startswith(begun)
 
 
-def test_steering_is_tried_below_the_last_layer_from_the_gentlest_on(lm, train):
+def test_steering_is_tried_up_to_the_last_layer_from_the_gentlest_on(lm, train):
     tried = rivals.candidates(lm, "steering", train)
-    assert {setting.layer for setting in tried} == {1}
+    assert {setting.layer for setting in tried} == {1, lm.n_layers}
     assert {setting.mode for setting in tried} == {"off", "on"}
     assert [setting.scale for setting in tried] == sorted(setting.scale for setting in tried)
     assert all(np.linalg.norm(setting.direction.unit) == pytest.approx(1) for setting in tried)
@@ -108,6 +108,8 @@ def test_steering_by_a_long_way_changes_what_is_said(lm, suites, train):
 
 def test_directions_lead_from_the_benign_training_prompts_to_the_harmful_ones(lm, train):
     for setting in rivals.candidates(lm, "steering", train):
+        if setting.layer == lm.n_layers:  # hidden states are normalised there, and what is steered is not
+            continue
         states = extract(lm, [p.text for p in train], ("pre_cot",), mode=setting.mode, layers=[setting.layer])[:, 0, 0]
         harmful = np.array([prompt.harmful for prompt in train])
         moved = states[~harmful].mean(0) + setting.direction.norm * setting.direction.unit

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from saferlrm.align.run import build_model
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings
+
+MEASURES = ("norm_lm", "norm_aux", "norm_total", "cosine")
 
 
 def safety_gradient(
@@ -40,7 +43,8 @@ def safety_gradient(
         head's token; norms and the cosine are means over examples. ``of="lora"``: the adapter weights of
         block ``layer``; the gradient of the mean loss. Columns ``norm_lm`` (without the head), ``norm_aux``
         (before lambda), ``norm_total`` (L_LM + lambda L_aux), ``cosine`` of the two (NaN where a gradient is
-        zero), ``n`` examples.
+        zero), each of the four again with ``_low`` and ``_high``, the 95 % t interval of its mean over examples
+        (NaN for ``lora``, where there is one gradient), and ``n`` examples.
     """
     usable = [example for example in examples if example.answer is not None and example.p_refuse is not None]
     if not usable:
@@ -105,14 +109,23 @@ def _table(model: SupervisedModel, batches: Sequence[dict[str, Tensor]], lambda_
             latent[layer].append(_compare(at_head["lm"][layer], at_head["aux"][layer], lambda_aux))
     rows = []
     for layer, values in enumerate(latent, start=1):
-        rows.append(("latent", layer, *pd.DataFrame(np.concatenate(values)).mean(), len(batches)))
+        rows.append(("latent", layer, *_mean_and_interval(np.concatenate(values)), len(batches)))
     start = 0
     for layer, group in enumerate(weights, start=1):
         end = start + len(group)
         joined = [torch.cat([g.flatten() for g in mean[name][start:end]])[None] for name in mean]
-        rows.append(("lora", layer, *_compare(*joined, lambda_aux)[0], len(batches)))
+        none = [np.nan] * len(MEASURES)
+        rows.append(("lora", layer, *_compare(*joined, lambda_aux)[0], *none, *none, len(batches)))
         start = end
-    return pd.DataFrame(rows, columns=["of", "layer", "norm_lm", "norm_aux", "norm_total", "cosine", "n"])
+    ends = [f"{name}_{end}" for end in ("low", "high") for name in MEASURES]
+    return pd.DataFrame(rows, columns=["of", "layer", *MEASURES, *ends, "n"])
+
+
+def _mean_and_interval(values: np.ndarray) -> np.ndarray:
+    """Means of columns, then the lower and the upper ends of their 95 % t intervals: [n, m] to [3 m]."""
+    table = pd.DataFrame(values)
+    mean, reach = table.mean(), scipy.stats.t.ppf(0.975, table.count() - 1) * table.sem()
+    return np.concatenate([mean, mean - reach, mean + reach])
 
 
 def _watched_pass(
@@ -133,7 +146,7 @@ def _watched_pass(
 
 
 def _compare(lm: Tensor, aux: Tensor, lambda_aux: float) -> np.ndarray:
-    """Norms of both gradients and of their sum, and their cosine: [n, d] twice to [n, 4]."""
+    """``MEASURES``: norms of both gradients and of their sum, and their cosine: [n, d] twice to [n, 4]."""
     lm, aux = lm.double(), aux.double()
     norm_lm, norm_aux = lm.norm(dim=-1), aux.norm(dim=-1)
     cosine = (lm * aux).sum(-1) / (norm_lm * norm_aux)

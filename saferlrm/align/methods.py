@@ -30,7 +30,7 @@ class LabelSources:
         gold: 1 for harmful prompts, 0 for the others.
         decision_prompts: further prompts with the classifier's label and no answer.
         thoughts: by example id, the unaligned model's own thought about a harmful prompt.
-        hinted: by example id, thought and refusal that the model wrote under a hint.
+        hinted: by example id, thought and refusal of the model's own, see :mod:`saferlrm.self_refusals`.
     """
 
     soft: np.ndarray | None = None
@@ -110,7 +110,7 @@ METHODS: dict[str, Method] = {
     ),
     "thinksafe": Method(
         "ThinkSafe", None, "hinted", rewrite=lambda e, s: rewrites.hinted_refusal(e, s.hinted), source="2601.23143",
-        differs="The hint opens the thought instead of standing in the prompt; no KL term.",
+        differs="Refusals under a hint in the thought or by steering, whichever makes more; no KL term.",
     ),
 }  # fmt: skip
 RIVALS = tuple(name for name, method in METHODS.items() if method.source)

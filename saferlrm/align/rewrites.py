@@ -47,7 +47,7 @@ def primer(example: AlignmentExample) -> AlignmentExample:
 
 
 def hinted_refusal(example: AlignmentExample, replies: Replies) -> AlignmentExample | None:
-    """What the model wrote itself under a hint (arXiv 2601.23143), ``None`` where it did not refuse."""
+    """What the model wrote itself when made to refuse (arXiv 2601.23143), ``None`` where it did not."""
     if example.id not in replies:
         return None
     thought, answer = replies[example.id]

@@ -73,9 +73,10 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
 
     Args:
         gradients: columns ``of`` (``latent``, ``lora``), ``layer``, ``norm_lm``, ``norm_aux``,
-            ``norm_total``, ``cosine``, ``n``.
+            ``norm_total``, ``cosine``, each again with ``_low`` and ``_high`` (95 % intervals), and ``n``.
     """
-    columns = ("of", "layer", "norm_lm", "norm_aux", "norm_total", "cosine", "n")
+    measures = ("norm_lm", "norm_aux", "norm_total", "cosine")
+    columns = ("of", "layer", *measures, *(f"{name}_{end}" for name in measures for end in ("low", "high")), "n")
     style.require(gradients, columns, "safety_gradient")
     places = style.in_order(gradients["of"], list(PLACES))
     figure, axes = style.canvas(len(places), 2, 2.7 * len(places) + 1.5, width_ratios=[1.7, 1])
@@ -88,13 +89,18 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
         part = gradients[gradients["of"] == place].sort_values("layer")
         at = np.arange(len(part))
         for i, (column, label, shade) in enumerate(bars):
-            left.bar(at + (i - 1) * 0.26, part[column].astype(float), width=0.25, color=shade, label=label)
+            left.bar(
+                at + (i - 1) * 0.26, part[column].astype(float), width=0.25, color=shade, label=label,
+                yerr=_reach(part, column), error_kw={"elinewidth": 1.2, "ecolor": "#333333"},
+            )
         left.set_title(f"Norm {PLACES.get(place, place)}")
         left.set_xticks(at, part["layer"].astype(int))
         left.set_ylabel("gradient norm")
         left.grid(axis="x", visible=False)
         right.axhline(0, color="#888888", linewidth=1)
-        right.plot(at, part["cosine"].astype(float), "o-", color="#333333", markersize=7)
+        right.errorbar(
+            at, part["cosine"].astype(float), _reach(part, "cosine"), fmt="o-", color="#333333", markersize=7
+        )
         right.set_title("Cosine of the two gradients")
         right.set_xticks(at, part["layer"].astype(int))
         right.set_xlim(-0.5, len(part) - 0.5)
@@ -114,8 +120,14 @@ def safety_gradient(gradients: pd.DataFrame) -> Figure:
         )
     caption = (
         f"{style.counts(gradients['n'])} examples at the start of alignment, head fitted to frozen latents; "
-        "means over examples; their spread is not stored, so there are no intervals."
+        "means over examples with 95 % intervals; of the adapter's weights there is one gradient, of the mean loss."
     )
     return style.finish(
         figure, finding, caption, "Bars of gradient norms and a line of cosines by layer.", axes[0, 0]
     )
+
+
+def _reach(part: pd.DataFrame, column: str) -> np.ndarray:
+    """How far the interval reaches below and above the value, [2, rows]; NaN where there is none."""
+    value = part[column].astype(float)
+    return np.abs(np.stack([value - part[f"{column}_low"], part[f"{column}_high"] - value]))

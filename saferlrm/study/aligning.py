@@ -15,7 +15,6 @@ from saferlrm import distributed
 from saferlrm.align import methods
 from saferlrm.align.data import AlignmentExample
 from saferlrm.align.gradient import safety_gradient
-from saferlrm.align.rewrites import HINT
 from saferlrm.align.run import align
 from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE
@@ -24,6 +23,7 @@ from saferlrm.generate import answer
 from saferlrm.judges.rules import refusal_class
 from saferlrm.lm import LanguageModel
 from saferlrm.profile import AlignmentSettings, ThinkingMode
+from saferlrm.self_refusals import write_refusals
 from saferlrm.store import Artefact, say
 from saferlrm.study.alignment_set import AlignmentSet
 from saferlrm.study.base import digest
@@ -51,7 +51,8 @@ class Aligning(AlignmentSet):
         """Further answers to the alignment prompts, for hard decisions and for rivals.
 
         Columns ``id``, ``refused`` (without thinking), and for harmful prompts ``thought`` (the model's own),
-        ``hinted_thought``, ``hinted_answer`` and ``hinted_refused`` (with a hint that opens the thought).
+        ``hinted_thought``, ``hinted_answer`` and ``hinted_refused`` (made to refuse, see
+        :mod:`saferlrm.self_refusals`), and ``way``, by what it was made to.
         """
         examples, _ = self.alignment_set()
 
@@ -63,9 +64,8 @@ class Aligning(AlignmentSet):
             "examples": digest([asdict(e) for e in examples]),
             "decoding": asdict(self.decoding()),
             "dtype": self.profile.dtype,
-            "hint": HINT,
         } | self.judged_by()
-        path = self.stage("more_answers", declared, {}, build, "saferlrm.judges", "saferlrm.generate").path
+        path = self.stage("more_answers", declared, {}, build, "saferlrm.judges", "saferlrm.self_refusals").path
         return pd.read_parquet(path / "answers.parquet")
 
     def _generate_more_answers(self, examples: list[AlignmentExample]) -> pd.DataFrame:
@@ -74,10 +74,8 @@ class Aligning(AlignmentSet):
         asked = [e.prompt for e in harmful]
         off = answer(lm, [e.prompt for e in examples], "off", self.decoding(), batch, progress="hard decisions")
         own = answer(lm, asked, "on", self.decoding(), batch, progress="thoughts about harmful prompts")
-        hinted = answer(
-            lm, asked, "on", self.decoding(), batch, progress="answers under a hint", openings=[HINT] * len(asked)
-        )
         judge = self.judge()
+        written = write_refusals(lm, [_asked(e) for e in examples], judge, self.decoding(), batch)
         decided = judge([_asked(e) for e in examples], off)
         # A label cannot be missing: where the judge fails, the refusal rules decide.
         refused = [
@@ -86,19 +84,17 @@ class Aligning(AlignmentSet):
         ]
         if failed := sum(j.refused is None for j in decided):
             say(f"more_answers: the judge failed on {failed} of {len(decided)} answers; the refusal rules decide there")
-        judged = judge([_asked(e) for e in harmful], hinted)
-        if failed := sum(j.verdict == "unjudged" for j in judged):
-            say(f"more_answers: the judge failed on {failed} of {len(judged)} hinted answers, which are left out")
+        if written.failed:
+            say(f"more_answers: the judge failed on {written.failed} of {len(harmful)} refusals, which are left out")
         table = pd.DataFrame({"id": [e.id for e in examples], "refused": refused})
         more = pd.DataFrame(
             {
                 "id": [e.id for e in harmful],
                 "thought": [r.thought for r in own],
-                "hinted_thought": [r.thought for r in hinted],
-                "hinted_answer": [r.answer for r in hinted],
-                "hinted_refused": [
-                    j.verdict == "refusal" and not r.truncated for j, r in zip(judged, hinted, strict=True)
-                ],
+                "hinted_thought": [r.thought for r in written.answers],
+                "hinted_answer": [r.answer for r in written.answers],
+                "hinted_refused": written.refused,
+                "way": f"{written.way} (best of {written.tried} ways)",
             }
         )
         return table.merge(more, on="id", how="left")
@@ -158,7 +154,7 @@ class Aligning(AlignmentSet):
         fingerprint = digest([asdict(e) for e in labelled])
 
         loading = self.profile.loading
-        if _shared_out():  # every process has a card of its own, and FSDP shards what does not fit
+        if distributed.shared_out():  # every process has a card of its own, and FSDP shards what does not fit
             loading = loading.model_copy(update={"device_map": "single"})
 
         def build(folder: Path) -> None:
@@ -283,11 +279,6 @@ class Aligning(AlignmentSet):
             for name in names:
                 self.sources(name)
         return [(name, seed) for name in names for seed in self.profile.seeds]
-
-
-def _shared_out() -> bool:
-    """Whether a launcher's processes will train together. From the one that leads them the launcher is hidden."""
-    return distributed.launched() or distributed._team is not None
 
 
 def _asked(example: AlignmentExample) -> Prompt:

@@ -27,6 +27,7 @@ CODE = (
     "saferlrm.classifier",
     "saferlrm.conditions",
     "saferlrm.evaluate",
+    "saferlrm.self_refusals",
     "saferlrm.suites.synthetic",
 )
 
