@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from saferlrm.errors import SaferlrmError
 from saferlrm.lm import LanguageModel
 
-PREFILLS = (2, 4, 8, 16)
+PREFILLS = (1, 2, 4, 8, 16)
 WHOLE = "prefill=all"
 NONE = "none"
 TEXTS = {

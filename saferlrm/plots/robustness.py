@@ -202,7 +202,8 @@ def attack_name(name: str) -> str:
     """What a figure calls an attack."""
     kind, _, tokens = name.partition("=")
     if kind == "prefill":
-        return "whole thought prefilled" if tokens == "all" else f"{tokens} tokens prefilled"
+        much = {"all": "whole thought", "1": "1 token"}.get(tokens, f"{tokens} tokens")
+        return f"{much} prefilled"
     return ATTACK_NAMES.get(name, name.replace("_", " "))
 
 
