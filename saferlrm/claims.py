@@ -58,6 +58,18 @@ def ledger(results: Results) -> pd.DataFrame:
     return judged(CLAIMS, results)
 
 
+def parts(table: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
+    """The ledger by what its claims ask, each part under a short name, with its question, in the ledger's order."""
+    head = table["id"].str.contains("head-|^lora-alone|^decisions-")
+    against = table["control_verdict"].astype(bool)
+    found = {
+        "premises": ("What is lost by thinking, and can be read before it?", table[~head & ~against]),
+        "head": ("Does the head help beyond plain fine-tuning?", table[head]),
+        "presafe": ("What does alignment with the head come to, and λ = 0 by the same rules?", table[against & ~head]),
+    }
+    return {name: part for name, part in found.items() if len(part[1])}
+
+
 def verdict_counts(table: pd.DataFrame) -> pd.Series:
     """How many claims hold, do not hold and cannot be decided here; all three are named, also where none is."""
     return table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)

@@ -42,6 +42,9 @@ def results_section(root: Path) -> str:
     seeds = root / "results" / "growth_seeds.json"
     if seeds.is_file():
         parts += ["The organisms, grown from three seeds; all ship, the first is the default:", _growth(_rows(seeds))]
+    card = root / "results" / "09_organisms_card.json"
+    if card.is_file():
+        parts += ["What alignment does on each of them, thinking on:", _organisms(_rows(card))]
     timings = root / "results" / "timings.json"
     if timings.is_file():
         parts += ["Time and peak memory of `make study` after installation, on two CPU cores:", _timings(timings)]
@@ -165,6 +168,13 @@ def _growth(rows: pd.DataFrame) -> str:
         cells = [_interval(*by_seed.loc[seed, ["value", "low", "high"]]) for seed in seeds]
         made.append((f"{metric.replace('_', ' ')}, {suite.replace('_', ' ')}, thinking {mode}", target, *cells))
     return _table(("what", "target", *(f"seed {seed}" for seed in seeds)), made)
+
+
+def _organisms(rows: pd.DataFrame) -> str:
+    texts = [_interval(*row) for row in rows[["rate", "low", "high"]].itertuples(index=False)]
+    wide = rows.assign(text=texts).pivot(index="label", columns="setting", values="text")
+    wide = wide.loc[rows["label"].unique(), rows["setting"].unique()]
+    return _table(("model", *wide.columns), [(label, *cells) for label, *cells in wide.itertuples()])
 
 
 def _timings(path: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
+from saferlrm.answers import attack
 from saferlrm.crossed import (
     contrasts,
     crossed_difference,
@@ -20,22 +21,24 @@ from saferlrm.crossed import (
     verdict_sentence,
 )
 from saferlrm.errors import SaferlrmError
+from saferlrm.measures import rise_lost
 from saferlrm.stats import Interval, paired_difference, rate, wilson
+from saferlrm.verdicts import Results
 
 PROMPTS = 150
 
 
-def draw(rng, before, after, seeds, alike, seed_effect, columns):
+def draw(rng, before, after, seeds, alike, seed_effect, columns, prompts=PROMPTS):
     """Outcomes of two models: probit draws with effects of the prompt (shared), of the seed, and noise.
 
     ``alike``: share of the variance that is the prompt's; ``seed_effect``: standard deviation on the probit scale.
     A model of one column was not trained and has no seed effect.
     """
-    hard = rng.normal(0, np.sqrt(alike), (PROMPTS, 1))
+    hard = rng.normal(0, np.sqrt(alike), (prompts, 1))
     made = []
     for p, n in ((before, columns), (after, seeds)):
         effect = seed_effect if n > 1 else 0.0
-        noise = rng.normal(0, np.sqrt(1 - alike), (PROMPTS, n))
+        noise = rng.normal(0, np.sqrt(1 - alike), (prompts, n))
         score = norm.ppf(p) * np.sqrt(1 + effect**2) + hard + effect * rng.normal(size=(1, n)) + noise
         made.append((score > 0).astype(float))
     return made
@@ -78,6 +81,16 @@ def test_a_rate_covers_where_seeds_differ(p):
     assert 0.92 <= coverage(lambda rng: crossed_rate(draw(rng, p, p, 3, 0.6, 0.2, 1)[1]), p) <= 0.995
 
 
+@pytest.mark.parametrize("prompts", [40, 100, 300, 1800])
+@pytest.mark.parametrize(("before", "after"), [(0.4, 0.3), (0.9, 0.06)])
+def test_intervals_cover_at_every_number_of_prompts_of_the_study(prompts, before, after):
+    def made(rng):
+        return draw(rng, before, after, 3, 0.6, 0.2, 1, prompts)
+
+    assert 0.92 <= coverage(lambda rng: crossed_difference(*made(rng)), after - before, 400) <= 0.995
+    assert 0.92 <= coverage(lambda rng: crossed_rate(made(rng)[1]), after, 400) <= 0.998
+
+
 @pytest.mark.parametrize(("before", "after"), [(0.6, 0.03), (0.4, 0.3)])
 def test_a_ratio_and_an_odds_ratio_cover(before, after):
     odds = after / (1 - after) / (before / (1 - before))
@@ -96,6 +109,25 @@ def test_a_difference_of_means_covers_with_effects_of_prompts_and_seeds():
         return crossed_difference(before, after - 4)
 
     assert 0.92 <= coverage(one, -4) <= 0.995
+
+
+@pytest.mark.parametrize("prompts", [60, 300])
+def test_a_difference_of_two_rises_covers(prompts, tmp_path):
+    """What thinking adds before alignment, minus what it adds after: four rates over the same prompts."""
+    who = {name: attack(name) for name in ("before", "presafe")}
+    rates = {("before", "off"): 0.03, ("before", "on"): 0.8, ("presafe", "off"): 0.02, ("presafe", "on"): 0.1}
+
+    def one(rng):
+        results = Results(tmp_path)
+        off = draw(rng, rates["before", "off"], rates["presafe", "off"], 3, 0.6, 0.2, 1, prompts)
+        on = draw(rng, rates["before", "on"], rates["presafe", "on"], 3, 0.6, 0.2, 1, prompts)
+        for name, without, with_ in zip(who, off, on, strict=True):
+            results.once(who[name].but(mode="off"), lambda found=without: pd.DataFrame(found))
+            results.once(who[name], lambda found=with_: pd.DataFrame(found))
+        return rise_lost(who["before"], who["presafe"])(results)
+
+    truth = 0.8 - 0.03 - (0.1 - 0.02)
+    assert 0.93 <= coverage(one, truth, 400) <= 1.0  # joined by squares and not paired: rather too wide
 
 
 def test_intervals_over_prompts_alone_miss_the_seeds():

@@ -45,6 +45,26 @@ def shifts(*rows: pd.DataFrame) -> pd.DataFrame:
     return with_contrasts(shift_table(table), table)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_difference_over_seeds_covers(seeds):
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        shared, own = rng.normal(size=seeds), rng.normal(size=(2, seeds))
+        rows = [
+            {"condition": name, "seed": seed, "auroc": 0.8 + gain + 0.05 * shared[seed] + 0.02 * own[i, seed]}
+            for i, (name, gain) in enumerate((("sft", 0.0), ("presafe", 0.1))) for seed in range(seeds)
+        ]  # fmt: skip
+        found = findings.over_seeds(pd.DataFrame(rows), "auroc", "sft", "presafe")
+        hits += found.low <= 0.1 <= found.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_a_difference_over_seeds_needs_two_that_both_have():
+    rows = pd.DataFrame({"condition": ["sft", "presafe", "presafe"], "seed": [0, 0, 1], "auroc": [0.7, 0.8, 0.9]})
+    assert np.isnan(findings.over_seeds(rows, "auroc", "sft", "presafe").low)
+    assert np.isnan(findings.over_seeds(rows, "auroc", "sft", "gold").estimate)
+
+
 def test_an_interval_over_both_carries_the_seeds():
     alike = np.random.default_rng(0).normal(1.0, 0.1, (50, 1)) + np.zeros((1, 3))
     apart = alike + np.array([[-0.5, 0.0, 0.5]])

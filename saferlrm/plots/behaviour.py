@@ -188,7 +188,7 @@ def thought_length(evaluation: pd.DataFrame) -> Figure:
     left, right = axes[0]
     style.dots(left, found, "kind", kinds, "method", order, str, style.method_name)
     style.dots(right, cut, "kind", kinds, "method", order, str, style.method_name)
-    left.set_xlim(left=0)
+    left.set_xlim(left=-0.02 * found["high"].max())  # room for a dot at 0
     left.set_xlabel("mean tokens of thought")
     style.rate_axis(right, "x", "answers cut off")
     finding = "How long the model thinks"

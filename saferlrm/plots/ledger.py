@@ -19,11 +19,12 @@ VALUE, CONTROL, RULE, EDGE = 2.2, 4.9, 6.3, 8.5  # where the texts begin, in uni
 WRAP, LINE, WIDTH = 66, 0.16, 14.0  # characters; inches
 
 
-def claims_ledger(table: pd.DataFrame) -> Figure:
+def claims_ledger(table: pd.DataFrame, question: str = "") -> Figure:
     """Every claim with its verdict, what was measured and what would have been needed.
 
     Args:
-        table: as :func:`saferlrm.claims.ledger` returns it; rows keep their order.
+        table: as :func:`saferlrm.claims.ledger` returns it, or one of its parts; rows keep their order.
+        question: what these claims have in common, for the title.
     """
     style.require(table, COLUMNS, "claims_ledger")
     names = [textwrap.fill(claim, WRAP) for claim in table["claim"]]
@@ -46,7 +47,9 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
         if row.control_verdict:
             ax.text(CONTROL + 0.15, i, number(row.control_value), va="center", fontsize=10.5)
         ax.text(RULE, i, row.rule.replace("; ", "\n"), va="center", fontsize=10, color=style.GREY, linespacing=1.0)
-    for at, text in ((VALUE, "measured"), (CONTROL, "λ = 0"), (RULE, "the claim holds if")):
+    controlled = bool(table["control_verdict"].astype(bool).any())
+    columns = [(VALUE, "measured"), (CONTROL, "λ = 0"), (RULE, "the claim holds if")]
+    for at, text in columns if controlled else columns[::2]:
         ax.text(at, -0.7, text, fontweight="bold", va="bottom", fontsize=11)
     ax.set_xlim(0, EDGE)
     ax.set_xticks([])
@@ -57,18 +60,24 @@ def claims_ledger(table: pd.DataFrame) -> Figure:
     told = ", ".join(f"{counts[verdict]} {SIGNS[verdict][2]}" for verdict in VERDICTS)
     measured = table.loc[table["n"] > 0, "n"]
     size = f"{style.counts(measured)} prompts. " if len(measured) else ""
+    beside = (
+        " λ = 0: value and verdict by the same rule of the same training without the head, for claims that compare "
+        "PreSafe with the model before alignment."
+    )
     caption = (
         f"{size}Values with 95 % intervals over prompts and alignment seeds; of several parts, the one that decided. "
         "A claim holds if the whole interval is on its side of the bound, and does not hold if the whole "
-        "interval is on the other side. λ = 0: value and verdict by the same rule of the same training without the "
-        "head, for claims that compare PreSafe with the model before alignment."
+        "interval is on the other side."
     )
+    if controlled:
+        caption += beside
     if any(map(_not_after_holm, table.itertuples())):
         caption += " H: the bound is not excluded after Holm's correction for the number of comparisons."
     if table["note"].astype(bool).any():
         caption += " *: cannot hold with so many prompts, whatever the result."
     listed = " ".join(f"{row.claim} {row.verdict.capitalize()}." for row in table.itertuples())
-    figure = style.finish(figure, f"{len(table)} claims: {told}", caption, "A table of claims and verdicts.", ax)
+    finding = f"{question} {len(table)} claims: {told}".strip()
+    figure = style.finish(figure, finding, caption, "A table of claims and verdicts.", ax)
     figure.set_label(f"{style.alt_text(figure)} {listed}")
     return figure
 

@@ -62,7 +62,8 @@ def temperature(rows: pd.DataFrame, cut_at: float = UNCUT) -> Figure:
         axes[0, -1].set_title(f"tail cut, temperature {cut_at:g}")
     drawn = pd.concat(found)
     style.rate_axis(axes[0, 0], "y", "attack success")
-    axes[0, 0].set_ylim(0, min(1.03, 1.08 * drawn["high"].max()))
+    high = float(drawn["high"].max())
+    axes[0, 0].set_ylim(-0.03 * high, min(1.03, 1.08 * high))
     samples = int(swept.groupby("value")["sample"].nunique().max())
     fewer = f", {cut['sample'].nunique()} where the tail is cut" if len(cut) else ""
     caption = (

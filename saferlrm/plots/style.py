@@ -216,10 +216,11 @@ def finish(
 
 
 def low_rate_axis(ax: Axes, axis: str, label: str, top: float) -> None:
-    """Per cent from 0 to ``top`` on a square-root scale, which keeps small rates apart."""
+    """Per cent from 0 to ``top`` on a square-root scale, which keeps small rates apart, with room for a dot at 0."""
     top = max(0.06, top)
-    getattr(ax, f"set_{axis}scale")("function", functions=(lambda v: np.sqrt(np.clip(v, 0, None)), np.square))
-    getattr(ax, f"set_{axis}lim")(0, min(1.0, top * 1.15))
+    scale = (lambda v: np.sign(v) * np.sqrt(np.abs(v)), lambda v: np.sign(v) * np.square(v))
+    getattr(ax, f"set_{axis}scale")("function", functions=scale)
+    getattr(ax, f"set_{axis}lim")(-top / 900, min(1.06, top * 1.15))  # a thirtieth of the axis below 0
     one = ax.xaxis if axis == "x" else ax.yaxis
     one.set_ticks([tick for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if tick <= top * 1.15])
     one.set_major_formatter(PercentFormatter(1, decimals=0))

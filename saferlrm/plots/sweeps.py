@@ -60,7 +60,8 @@ def sweeps(rows: pd.DataFrame, names: Sequence[str] = tuple(SWEEPS)) -> Figure:
         row[0].set_ylabel(textwrap.fill(_sweep_name(group), 14), rotation=0, ha="right", va="center", labelpad=8)
     for ax, measure in zip(axes[0], columns, strict=True):
         ax.set_title(measure.title)
-        ax.set_ylim(0, None)
+        high = min(1.0, ax.get_ylim()[1])
+        ax.set_ylim(-0.07 * high, 1.07 * high)  # room for a dot at either end
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     caption = (
         f"{style.counts(pd.concat(sizes))} prompts a point.{seeds_said(table)} {INTERVALS.replace('Bars', 'Bands')} "

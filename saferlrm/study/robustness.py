@@ -146,7 +146,7 @@ class Robustness(Evidence):
 
     def truncation(self) -> pd.DataFrame:
         """Harmful requests and problems under falling token limits. Group ``robustness:truncation``."""
-        models = runs((BEFORE, "presafe"), self.profile.evidence.seeds[:1])
+        models = runs((BEFORE, "sft", "presafe"), self.profile.evidence.sweep_seeds)
         return self._rows("truncation", models, {"limits": self._limits()})
 
     def truncation_of(self, base: str, seed: int) -> pd.DataFrame:
