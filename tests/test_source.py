@@ -286,25 +286,29 @@ def test_a_server_samples_an_alignment_set_of_published_prompts(placeholders, ti
     assert asked == counts["n"].sum()
 
 
-def test_a_killed_scorecard_goes_on_with_the_mode_at_which_it_stopped(
+def test_a_killed_scorecard_goes_on_with_the_suite_at_which_it_stopped(
     placeholders, tiny_lm_folder, tmp_path, monkeypatch, capsys
 ):
     changes = {"decoding.max_new_tokens": 8, "modes": ["off", "on", "short"]}
     study = Study(profile(placeholders, tiny_lm_folder, suite_size=4, **changes), Store(tmp_path))
-    asked, answered = [], study._answered
+    first, second, *others = study.suites()
+    asked, answered = [], study._asked
 
-    def killed(modes, *of):
-        if asked[-1:] == ["off"] and modes == ("on",):
+    def killed(lm, suites, modes):
+        (suite,), (mode,) = suites, modes
+        if (mode, suite) == ("on", second) and "killed" not in asked:
             asked.append("killed")
             raise KeyboardInterrupt
-        asked.extend(modes)
-        return answered(modes, *of)
+        asked.append((mode, suite))
+        return answered(lm, suites, modes)
 
-    monkeypatch.setattr(study, "_answered", killed)
+    monkeypatch.setattr(study, "_asked", killed)
     with pytest.raises(KeyboardInterrupt):
         study.scorecard()
     table = study.scorecard()
-    assert asked == ["off", "killed", "on", "short"]
+    every = [(mode, suite) for mode in changes["modes"] for suite in study.suites()]
+    assert [one for one in asked if one != "killed"] == every  # each once
+    assert asked[: asked.index("killed")] == [*every[: 1 + len(others) + 1], ("on", first)]
     assert list(dict.fromkeys(table["mode"])) == changes["modes"]
     cut = table.groupby("mode")["truncated"].agg(["size", "sum"]).loc["off"]
     assert cut["sum"] > 0

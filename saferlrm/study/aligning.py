@@ -1,9 +1,9 @@
-"""The labels of the alignment set, the alignment runs and their scorecards."""
+"""The labels of the alignment set and the alignment runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from saferlrm.align.gradient import safety_gradient
 from saferlrm.align.run import align
 from saferlrm.classifier import predict
 from saferlrm.conditions import BEFORE
-from saferlrm.evaluate import scorecard
 from saferlrm.generate import answer
 from saferlrm.judges.rules import refusal_class
 from saferlrm.lm import LanguageModel
-from saferlrm.profile import AlignmentSettings, ThinkingMode
+from saferlrm.profile import AlignmentSettings
 from saferlrm.self_refusals import write_refusals
 from saferlrm.store import Artefact, say
 from saferlrm.study.alignment_set import AlignmentSet
@@ -31,7 +30,7 @@ from saferlrm.suites.types import Prompt
 
 
 class Aligning(AlignmentSet):
-    """Stages of auxiliary-supervision fine-tuning and its evaluation."""
+    """Stages of auxiliary-supervision fine-tuning."""
 
     def soft_labels(self) -> np.ndarray:
         """The classifier's p(refuse) for each example of the alignment set."""
@@ -211,67 +210,6 @@ class Aligning(AlignmentSet):
         """The model before alignment, or aligned by ``method`` with ``seed``."""
         adapter = None if method == BEFORE else self.aligned(method, seed).path / "adapter"
         return self.load(adapter)
-
-    def scorecard(self, method: str = BEFORE, seed: int | None = None) -> pd.DataFrame:
-        """Every prompt of every suite in every thinking mode, answered and judged: one row each."""
-        modes = self.profile.modes
-        # One model keeps one core busy: its modes go side by side, unless several models do so already. A real model
-        # takes hours for a mode: each is a stage, so that a killed run goes on with the mode at which it stopped.
-        published = self.profile.data.source == "published"
-        apart = published or (method == BEFORE and self._workers(modes) > 1)
-        parts = [(mode, method, seed) for mode in modes] if apart else []
-
-        def rows() -> pd.DataFrame:
-            if parts:
-                return pd.concat(self.side_by_side("_scorecard_of_mode", parts), ignore_index=True)
-            return self._answered(modes, method, seed)
-
-        table = self._scorecard("scorecard", modes, method, seed, rows)
-        return table.assign(method=method, seed=0 if seed is None else seed)
-
-    def _scorecard_of_mode(self, mode: ThinkingMode, method: str, seed: int | None) -> pd.DataFrame:
-        """The part of a scorecard in one mode."""
-        modes = (mode,)
-        return self._scorecard("scorecard_of_mode", modes, method, seed, lambda: self._answered(modes, method, seed))
-
-    def _answered(self, modes: Sequence[ThinkingMode], method: str, seed: int | None = None) -> pd.DataFrame:
-        batch = self.profile.decoding.batch_size
-        table = scorecard(self.lm(method, seed), self.suites(), modes, self.decoding(), batch, judge=self.judge())
-        if self.profile.data.source == "published":  # of the organism the notebooks show it
-            said = [f"{n} hit decoding.max_new_tokens" if (n := int(table["truncated"].sum())) else ""]
-            said.append(f"the judge failed on {n}" if (n := int(table["refused"].isna().sum())) else "")
-            if any(said):
-                say(f"thinking {', '.join(modes)}: of {len(table)} answers {', '.join(filter(None, said))}")
-        return table
-
-    def _scorecard(
-        self,
-        stage: str,
-        modes: Sequence[ThinkingMode],
-        method: str,
-        seed: int | None,
-        rows: Callable[[], pd.DataFrame],
-    ) -> pd.DataFrame:
-        p = self.profile
-        aligned = {} if method == BEFORE else {"aligned": self.aligned(method, seed)}
-        settings = {
-            "model": self.model_key,
-            "suite_size": p.suite_size,
-            **self.data_key,
-            "modes": list(modes),
-            "decoding": asdict(self.decoding()),
-            "dtype": p.dtype,
-        } | self.judged_by()
-
-        def build(folder: Path) -> None:
-            rows().to_parquet(folder / "scorecard.parquet", index=False)
-
-        code = ("saferlrm.evaluate", "saferlrm.suites.synthetic")
-        return pd.read_parquet(self.stage(stage, settings, aligned, build, *code).path / "scorecard.parquet")
-
-    def evaluation(self, names: tuple[str, ...] = ("sft", "presafe")) -> pd.DataFrame:
-        """Scorecards before alignment and of every method and alignment seed, one below the other."""
-        return pd.concat(self.side_by_side("scorecard", [(BEFORE, None), *self._runs(names)]), ignore_index=True)
 
     def _runs(self, names: Sequence[str]) -> list[tuple[str, int]]:
         """Every method with each alignment seed; what the methods share is computed here, once for all workers."""

@@ -15,7 +15,7 @@ from saferlrm.errors import SaferlrmError
 from saferlrm.evaluate import scorecard
 from saferlrm.lm import LanguageModel
 from saferlrm.store import Artefact
-from saferlrm.study.aligning import Aligning
+from saferlrm.study.scorecards import Scorecards
 from saferlrm.suites.types import Prompt
 
 C = TypeVar("C", Condition, str)
@@ -32,7 +32,7 @@ CODE = (
 )
 
 
-class Evidence(Aligning):
+class Evidence(Scorecards):
     """Conditions and their cards: every prompt of the light card's suites, answered and judged."""
 
     def cards(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> pd.DataFrame:
