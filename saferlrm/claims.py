@@ -58,16 +58,15 @@ def ledger(results: Results) -> pd.DataFrame:
     return judged(CLAIMS, results)
 
 
-def parts(table: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
-    """The ledger by what its claims ask, each part under a short name, with its question, in the ledger's order."""
+def parts(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, str]]:
+    """The ledger by what its claims ask: each part with its question, in the ledger's order."""
     head = table["id"].str.contains("head-|^lora-alone|^decisions-")
     against = table["control_verdict"].astype(bool)
-    found = {
-        "premises": ("What is lost by thinking, and can be read before it?", table[~head & ~against]),
-        "head": ("Does the head help beyond plain fine-tuning?", table[head]),
-        "presafe": ("What does alignment with the head come to, and λ = 0 by the same rules?", table[against & ~head]),
+    return {
+        "premises": (table[~head & ~against], "What is lost by thinking, and can be read before it?"),
+        "head": (table[head], "Does the head help beyond plain fine-tuning?"),
+        "presafe": (table[against & ~head], "What does alignment come to, with the head and without?"),
     }
-    return {name: part for name, part in found.items() if len(part[1])}
 
 
 def verdict_counts(table: pd.DataFrame) -> pd.Series:

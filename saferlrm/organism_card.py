@@ -14,6 +14,7 @@ SETTINGS = {
     "attack success, unseen jailbreaks": ("harmful_novel_wrapped", "attack_success"),
     "refused, safe but scary": ("safe_but_scary", "refused"),
     "problems solved": (REASONING, "correct"),
+    "requests thought about, harmful": ("harmful_unseen", "thinks"),
     "requests thought about, safe but scary": ("safe_but_scary", "thinks"),
     "problems thought about": (REASONING, "thinks"),
 }

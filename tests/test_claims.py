@@ -18,7 +18,7 @@ from claims_results import World
 
 from saferlrm import claims, measures
 from saferlrm.answers import attack
-from saferlrm.claims import CLAIMS, GAINS, POINT, ledger, verdict_counts
+from saferlrm.claims import CLAIMS, GAINS, POINT, ledger, parts, verdict_counts
 from saferlrm.crossed import crossed_difference, holm, p_value
 from saferlrm.errors import SaferlrmError
 from saferlrm.plots import alt_text
@@ -431,3 +431,14 @@ def test_the_stored_ledger_is_what_the_rules_give_on_the_stored_results():
         assert old["verdict"] == new["verdict"], f"{new['id']} was {old['verdict']!r}; now {new['why']}"
         for column in ("value", "low", "high"):
             assert old[column] == (None if new[column] is None else pytest.approx(new[column], abs=1e-4)), new["id"]
+
+
+def test_the_parts_of_the_ledger_are_all_of_it_once(paper):
+    table = paper.reset_index() if "id" not in paper else paper
+    found = parts(table)
+    assert sorted(name for part, _ in found.values() for name in part["id"]) == sorted(claim.id for claim in CLAIMS)
+    head, _ = found["head"]
+    assert {"head-gains-full-unseen", "lora-alone-suffices", "organisms-head-gains", "decisions-add"} <= set(head["id"])
+    assert not head["control_verdict"].astype(bool).any()
+    assert found["presafe"][0]["control_verdict"].astype(bool).all()
+    assert all(question.endswith("?") and len(part) for part, question in found.values())

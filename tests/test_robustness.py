@@ -216,7 +216,7 @@ def test_aligned_models_go_through_token_limits_and_the_card_of_each_organism(tm
     study = Robustness("smoke", Store(tmp_path))
     cut = study.truncation()
     most = study.profile.decoding.max_new_tokens
-    assert set(cut["base"]) == {"before", "presafe"}
+    assert set(cut["base"]) == {"before", "sft", "presafe"}
     assert set(cut["value"]) == {most / 8, most / 4, most / 2, most}
     assert (cut["n_tokens"] <= cut["value"]).all()
     before = cut[(cut["base"] == "before")].groupby("value")["truncated"].mean()

@@ -12,7 +12,7 @@ from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
 from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
 
 COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why", "note", "control_value", "control_verdict")
-# Shape, colour, and how a title says it of several claims.
+# Shape, colour, and how a title says it of none or several claims.
 SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
 AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
 VALUE, CONTROL, RULE, EDGE = 2.2, 4.9, 6.3, 8.5  # where the texts begin, in units of the columns of verdicts
@@ -57,7 +57,7 @@ def claims_ledger(table: pd.DataFrame, question: str = "") -> Figure:
     for side in ("top", "right", "bottom", "left"):
         ax.spines[side].set_visible(False)
     counts = table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
-    told = ", ".join(f"{counts[verdict]} {SIGNS[verdict][2]}" for verdict in VERDICTS)
+    told = ", ".join(f"{n} {verdict if n == 1 else SIGNS[verdict][2]}" for verdict, n in counts.items())
     measured = table.loc[table["n"] > 0, "n"]
     size = f"{style.counts(measured)} prompts. " if len(measured) else ""
     beside = (
