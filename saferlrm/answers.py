@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from saferlrm.crossed import outcomes
-from saferlrm.suites.synthetic import REASONING
+from saferlrm.suites.synthetic import BENIGN_SUITES, REASONING
 from saferlrm.verdicts import Results, UnmeasuredError
 
 # The column that names the model in each tidy table.
@@ -88,6 +88,11 @@ def grown(who: str, organism: int, suite: str | tuple[str, ...] = UNSEEN, mode: 
 def solved(who: str, organism: int) -> Answers:
     """Accuracy on problems of a model made from the organism of one growth seed."""
     return outcome(who, "correct", REASONING, "organisms").but(organism=organism)
+
+
+def thought(who: str, organism: int) -> Answers:
+    """Length of the thought on harmless requests, in tokens, of a model made from the organism of one growth seed."""
+    return outcome(who, "n_thought_tokens", BENIGN_SUITES, "organisms").but(organism=organism)
 
 
 def hot(who: str) -> Answers:

@@ -64,6 +64,10 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry("2305.14314", "T. Dettmers et al.", "QLoRA: Efficient Finetuning of Quantized LLMs", 2023),
     Entry("2305.20050", "H. Lightman et al.", "Let's Verify Step by Step", 2023),
+    Entry(
+        "2306.03341", "K. Li et al.",
+        "Inference-Time Intervention: Eliciting Truthful Answers from a Language Model", 2023,
+    ),
     Entry("2307.02483", "A. Wei, N. Haghtalab, J. Steinhardt", "Jailbroken: How Does LLM Safety Training Fail?", 2023),
     Entry("2307.13702", "T. Lanham et al.", "Measuring Faithfulness in Chain-of-Thought Reasoning", 2023),
     Entry(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import pandas as pd
 
 from saferlrm import measures
-from saferlrm.answers import BOTH, JAILBREAKS, UNSEEN, Pair, attack, grown, hot, outcome, solved
+from saferlrm.answers import BOTH, JAILBREAKS, UNSEEN, Pair, attack, grown, hot, outcome, solved, thought
 from saferlrm.conditions import BEFORE, FEW
 from saferlrm.measures import every, family, only
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
@@ -320,6 +320,14 @@ CLAIMS: tuple[Claim, ...] = (
             lambda seed: measures.change(solved(BEFORE, seed), solved("presafe", seed)), ORGANISMS_NEEDED
         ),
         at_least(-POINT), ALL, control=PLAIN_METHOD,
+    ),
+    Claim(
+        "organisms-keep-thoughts", "On every organism safe prompts keep their full reasoning.", PRESAFE, PAPER, DERIVED,
+        "mean length of the thought, PreSafe over before, thinking on, on harmless requests, by organism",
+        measures.organisms(
+            lambda seed: measures.ratio(thought(BEFORE, seed), thought("presafe", seed)), ORGANISMS_NEEDED
+        ),
+        at_least(KEPT), ALL, control=PLAIN_METHOD,
     ),
     Claim(
         "organisms-head-gains", "On every organism the head beats the same training without it.",

@@ -137,31 +137,27 @@ def run(
 def status(profile: ProfileOption = "organism", model: ModelOption = "") -> None:
     """Say which stages of a profile's model and which notebooks are done."""
     from saferlrm.runner import finished_notebooks, select_notebooks
-    from saferlrm.stage_table import cells, stages_of
+    from saferlrm.stage_table import cells, columns_of_text, stages_of
 
     settings, store = load_profile(profile, **model_settings(profile, model)), Store.default()
-    columns = ("stage", "model", "method", "seed", "key", "when", "seconds", "peak MB", "size MB", "where")
-    table = Table(*columns, title=f"stages of {settings.name} in {store.root}")
     entries = stages_of(settings, store)
+    console.print(f"stages of {settings.name} in {store.root}", style="bold", soft_wrap=True)
+    rows = []
     for entry in entries:
-        manifest, (*which, where) = entry.manifest, cells(entry, settings, store)
-        table.add_row(
-            entry.stage,
-            *which,
-            entry.key[:16],
-            manifest["started"][:16].replace("T", " "),
-            f"{manifest.get('seconds', 0):.1f}",
-            f"{manifest.get('peak_memory_mb', 0):.0f}",
-            f"{entry.bytes / 1e6:.1f}",
-            where,
-        )
-    for path in store.unfinished():
-        table.add_row(path.parent.name, "", "", "", path.stem, "interrupted", "", "", "", "resumes on the next run")
+        manifest, (_, of, seed, where) = entry.manifest, cells(entry, settings, store)
+        when, seconds = manifest["started"][5:16].replace("T", " "), f"{manifest.get('seconds', 0):.1f}"
+        peak, size = f"{manifest.get('peak_memory_mb', 0):.0f}", f"{entry.bytes / 1e6:.1f}"
+        rows.append((entry.stage, of, seed.replace(" ", ""), when, seconds, peak, size, where, entry.key[:8]))
+    columns = ("stage", "of", "seed", "when", "seconds", "peak MB", "MB", "where", "key")
+    if rows:  # as text, which no narrow window or log cuts
+        typer.echo(columns_of_text([columns, *rows]))
+    if unfinished := store.unfinished():  # of any settings: a key cannot be read backwards
+        names = ", ".join(f"{path.parent.name}/{path.stem}" for path in unfinished)
+        console.print(f"interrupted, each resumed by a run with its settings: {names}", soft_wrap=True, markup=False)
     done_stages = {entry.stage for entry in entries}
-    for name in _stages():
-        if name not in done_stages:
-            table.add_row(name, "", "", "", "", "not yet", "", "", "", "")
-    console.print(table)
+    missing = [name for name in _stages() if name not in done_stages]
+    if missing:
+        console.print(f"not yet: {', '.join(missing)}", soft_wrap=True, markup=False)
     folder = repository() / "runs" / settings.name
     done = {marker["name"]: marker for marker in finished_notebooks(folder)}
     table = Table("notebook", "finished", "seconds", "peak MB", title=f"notebooks in {folder}")
@@ -277,7 +273,7 @@ def estimate(
     from saferlrm.architectures import architecture
     from saferlrm.estimate import Hardware
     from saferlrm.estimate import estimate as make_estimate
-    from saferlrm.workload import small, workload
+    from saferlrm.workload import disk, small, workload
 
     settings = load_profile(profile, **_changed_settings(set_ or [], "alignment.batch_size=4"))
     try:
@@ -303,11 +299,14 @@ def estimate(
     console.print(table)
     begun = small(settings)
     of_begun = make_estimate(arch, begun, hardware, length, mean_length, mean_answer, prompts)
-    for title, one, its_own in (("the whole study", settings, made), ("begun small", begun, of_begun)):
+    titled = [("the whole study", settings, made), ("begun small", begun, of_begun)]
+    for title, one, its_own in titled if begun != settings else titled[1:]:
+        work = workload(one, arch, its_own)
         table = Table("notebook", "adapters", "answers", "hours", title=f"{title}, at least")
-        for row in workload(one, arch, its_own).itertuples():
+        for row in work.itertuples():
             table.add_row(row.notebook, f"{row.adapters}", f"{row.answers:,}", f"{row.hours:.3g}")
         console.print(table)
+        console.print(disk(one, arch, int(work["adapters"].iloc[-1])), soft_wrap=True)
     if not any(line.basis.startswith("measured") for line in made.lines):
         rule = f"estimated from --tflops {tflops:g} x --utilisation {utilisation:g}"
         console.print(f"no measurement for this hardware; {rule}", soft_wrap=True)
@@ -446,6 +445,7 @@ class _Display:
             self._task = self._progress.add_task(name, total=cells)
         else:
             typer.echo(f"{name}: {cells} cells")
+            sys.stdout.flush()  # before what stderr may say
 
     def cell(self, name: str, cell: int, cells: int) -> None:
         if self._task is not None:

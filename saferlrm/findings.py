@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from saferlrm.conditions import FEW, SWEEPS
+from saferlrm.crossed import contrasts
 from saferlrm.evaluate import rates
 from saferlrm.plots.measures import display_name as display_name  # notebooks find it beside their sentences
 from saferlrm.plots.style import method_name, suite_name
@@ -50,8 +51,9 @@ def thought_sentence(shares: pd.DataFrame) -> str:
     if most["harmful"] <= SELDOM and most["benign"] <= SELDOM and began >= NEARLY_ALWAYS:
         kept = "; problems keep their thought" if least["problems"] >= NEARLY_ALWAYS else ""
         return (
-            f"After alignment {who} about requests, harmless ones included{kept}. Safety comes back because thinking "
-            "is switched off for requests, not because a decision is made before a thought."
+            f"After alignment {who} about more than {SELDOM:.0%} of the harmful or of the harmless requests{kept}. "
+            "Safety comes back as thoughts about requests go; whether the decision or the missing thought brings it, "
+            "rates do not tell."
         )
     told = "; ".join(
         f"{kind}: {share.get(('before', key), np.nan):.0%} before, "
@@ -60,7 +62,10 @@ def thought_sentence(shares: pd.DataFrame) -> str:
         if key in set(shares["kind"])
     )
     if most["harmful"] <= SELDOM and least["benign"] >= NEARLY_ALWAYS:
-        return f"After alignment {who} about harmful requests, and harmless ones keep their thought ({told})."
+        return (
+            f"After alignment {who} about more than {SELDOM:.0%} of the harmful requests, and harmless ones keep their "
+            f"thought ({told})."
+        )
     return f"Answers with a thought, {told}."
 
 
@@ -86,6 +91,8 @@ def sweep_sentences(gaps: pd.DataFrame, suite: str, metric: str = "attack_succes
 def head_answer(differences: pd.DataFrame, suite: str, gaps: pd.DataFrame | None = None) -> list[str]:
     """Does the head help beyond plain fine-tuning? One sentence a setting, attack success, thinking on.
 
+    At large weights, where it does harm, on every suite: the worst is not left out.
+
     Args:
         differences: of :func:`saferlrm.ablations.control_differences`.
         gaps: of :func:`saferlrm.ablations.sweep_differences`, where the sweeps were run.
@@ -103,11 +110,44 @@ def head_answer(differences: pd.DataFrame, suite: str, gaps: pd.DataFrame | None
         name = method_name(row["before"].partition("/")[0])
         said.append(f"Label-only prompts against their own control, {name}: the head {_effect(pd.DataFrame([row]))}.")
     if gaps is not None:
-        strong = gaps[(gaps["sweep"] == "lambda") & (gaps["value"] >= 1) & (gaps["suite"] == suite)]
+        strong = gaps[(gaps["sweep"] == "lambda") & (gaps["value"] >= 1)]
         strong = strong[(strong["metric"] == "attack_success") & (strong["mode"] == "on")].sort_values("value")
         for row in strong.to_dict("records"):
-            said.append(f"At λ = {row['level']}, with few examples, the head {_effect(pd.DataFrame([row]))}.")
+            where = f"At λ = {row['level']}, with few examples, on {suite_name(row['suite'])}"
+            said.append(f"{where}, the head {_effect(pd.DataFrame([row]))}.")
     return [f"On {suite_name(suite)} (thinking on):", *said] if said else []
+
+
+def head_in_every_mode(table: pd.DataFrame, evaluation: pd.DataFrame) -> list[str]:
+    """PreSafe minus λ = 0 in attack success, over all suites and thinking modes, by two standards.
+
+    Named are the differences whose interval over prompts, given these alignment seeds, excludes 0; beside each the
+    interval in which the seeds are a sample too, which is the one that a claim about the method needs.
+
+    Args:
+        table: paired differences over prompts, see :func:`saferlrm.evaluate.compare`; evaluation: the rows behind it.
+    """
+    rows = table[(table["before"] == "sft") & (table["after"] == "presafe") & (table["metric"] == "attack_success")]
+    pair = evaluation.assign(condition=evaluation["method"])
+    crossed = contrasts(pair[pair["attack_success"].notna()], "attack_success", [("sft", "presafe")])
+    both = rows.merge(crossed, on=["suite", "mode"], suffixes=("", "_crossed"))
+    apart = both[(both["low"] > 0) | (both["high"] < 0)]
+    said = []
+    for row in apart.to_dict("records"):
+        own = read(pd.DataFrame([row]))
+        wide = read(pd.DataFrame([{key: row[f"{key}_crossed"] for key in ("difference", "low", "high", "n")}]))
+        said.append(
+            f"{suite_name(row['suite'])}, {display_name(row['mode'])}: {figures(own, 3, n=False)} over prompts; "
+            f"{figures(wide, 3, n=False)} over prompts and seeds"
+        )
+    seeds = int(((both["low_crossed"] > 0) | (both["high_crossed"] < 0)).sum())
+    lower = int((apart["high"] < 0).sum())
+    said.append(
+        f"of {len(both)} comparisons, {lower} intervals over prompts show fewer attacks with the head and "
+        f"{len(apart) - lower} more; {seeds} exclude 0 where seeds are a sample too, and "
+        f"{int((both['p_holm'] < 0.05).sum())} after Holm's correction"
+    )
+    return said
 
 
 def label_only_sentence(differences: pd.DataFrame, suite: str) -> str:
@@ -131,16 +171,17 @@ def _label_only(differences: pd.DataFrame, suite: str) -> str:
     said = []
     for name in own:
         found = read(rows.loc[[(plain, f"{name}/{FEW}")]])
-        word = "lowers it too" if found.high < 0 else "raises it" if found.low > 0 else "cannot be told from it"
+        word = "lowers it too" if found.high < 0 else "raises it" if found.low > 0 else "cannot be told from λ = 0"
         said.append(f"*{method_name(name)}* {word} ({figures(found, 3, n=False)})")
     apart = [read(rows.loc[[(f"{name}/{FEW}", f"{DECISIONS}/{FEW}")]]) for name in own]
     decided = sum(gap.low > 0 or gap.high < 0 for gap in apart)
     gaps = " and ".join(figures(gap, 3, n=False) for gap in apart)
+    held = [rows.loc[[(f"{name}/{FEW}", f"{DECISIONS}/{FEW}")]]["p_holm"].iloc[0] < 0.05 for name in own]
     return (
-        f"On {suite_name(suite)}, with few answers, further prompts that carry a label and no answer: the head "
-        f"{_effect(rows.loc[[(plain, f'{DECISIONS}/{FEW}')]])} against λ = 0, with more steps. Of its own controls "
-        f"with as many steps, {' and '.join(said)}; against them {decided} of {len(apart)} intervals exclude 0 "
-        f"({gaps})."
+        f"On {suite_name(suite)}, with few answers, further prompts that carry a label and no answer, with more steps: "
+        f"this {_effect(rows.loc[[(plain, f'{DECISIONS}/{FEW}')]])} against λ = 0. Of the controls with as many "
+        f"steps, {' and '.join(said)}. What the head itself adds to them: {decided} of {len(apart)} intervals exclude "
+        f"0 ({gaps}), {sum(held)} after Holm's correction."
     )
 
 
@@ -170,6 +211,35 @@ def equal_labels(decisions: pd.DataFrame, gold: pd.Series) -> str:
     same = decisions["refused"].astype(bool).to_numpy() == gold.astype(bool).to_numpy()
     words = "one control under two names" if same.all() else "nearly one control" if same.mean() >= 0.99 else "two"
     return f"hard decisions and gold labels: equal for {int(same.sum())} of {len(same)} examples, {words}"
+
+
+def treatment_lines(table: pd.DataFrame) -> list[str]:
+    """What the head learned and what it did to the weights, a sentence for each condition, means over seeds.
+
+    Args:
+        table: of :meth:`saferlrm.study.controls.Controls.treatment`.
+    """
+    said = []
+    for condition, part in table.groupby("condition", sort=False):
+        m = part.mean(numeric_only=True)
+        way = (m["constant"] - m["last"]) / (m["constant"] - m["copy"])
+        said.append(
+            f"{display_name(condition)}: the head's loss ends at {m['last']:.2f}, {way:.0%} of the way from the best "
+            f"constant ({m['constant']:.2f}) to a copy of its labels ({m['copy']:.2f}); it decides as its label in "
+            f"{m['accuracy']:.0%} (majority {m['majority']:.0%}). The update of the weights differs from that of "
+            f"{display_name(part['plain'].iloc[0])} by {m['distance']:.0%} of its length (cosine {m['cosine']:.2f}); "
+            f"two seeds of the latter differ by {m['between_seeds']:.0%}"
+        )
+    return said
+
+
+def differing_lines(table: pd.DataFrame) -> list[str]:
+    """:func:`saferlrm.manipulation.answers_that_differ` in words."""
+    return [
+        f"{', '.join(display_name(str(value)) for value in row[:-3])}: {row[-2] + row[-1]} of {row[-3]} answers come "
+        f"to another outcome ({row[-2]} fewer, {row[-1]} more)"
+        for row in table.itertuples(index=False)
+    ]
 
 
 def _levels(rows: pd.DataFrame) -> str:

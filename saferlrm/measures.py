@@ -263,16 +263,26 @@ def _compared(before: Answers, after: Answers, compare: Compare, unit: str) -> M
             return _ends(compare(a, b, level))
 
         def best() -> Sequence[Ends]:
-            """The aligned model at its extremes, or equal to the other, which stays as it is."""
+            """The aligned model at its extremes, and as the other with ever more prompts turned over by every seed."""
             first = before.who != BEFORE and after.who == BEFORE
             fixed, free = (b, a) if first else (a, b)
             same = fixed if fixed.shape == free.shape else np.repeat(fixed.mean(axis=1)[:, None], free.shape[1], axis=1)
-            reached = [np.zeros_like(free), np.ones_like(free), same]
+            reached = [np.zeros_like(free), np.ones_like(free), *_turned(same)]
             return [_ends(compare(*((y, fixed) if first else (fixed, y)), 0.95)) for y in reached]
 
         return _measured(compare(a, b, 0.95), seeds, unit, at, best if _binary(a) and _binary(b) else None)
 
     return measure
+
+
+def _turned(y: np.ndarray) -> list[np.ndarray]:
+    """``y`` as it is, and with 1, 2, 4, ... prompts set to 0, or to 1, those first that are furthest from it."""
+    order, made = np.argsort(y.mean(axis=1), kind="stable"), [y]
+    for end, ranked in ((0.0, order[::-1]), (1.0, order)):
+        for count in 2 ** np.arange(int(np.log2(len(y))) + 1):
+            made.append(y.copy())
+            made[-1][ranked[:count]] = end
+    return made
 
 
 def _paired(results: Results, before: Answers, after: Answers) -> tuple[np.ndarray, np.ndarray, int]:

@@ -25,6 +25,8 @@ from saferlrm.suites.synthetic import CONTRASTS, HARMFUL_SUITES
 
 DONE = ("base", "suite", "intervention", "direction", "read", "where", "layer", "scale")
 PLACE = ("intervention", "where", "layer", "scale")
+PUSHED = ("refusal", "probe")  # the directions that are tried; the others are controls
+READ_AS = {"on": "class means, thinking on", "off": "class means, thinking off", "probe": "what the probe reads"}
 
 
 def harm_and_decision(decisions: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
@@ -163,11 +165,12 @@ def causal_effects(tried: pd.DataFrame) -> pd.DataFrame:
     """Refusals after every intervention, and paired differences to doing nothing and to a random direction.
 
     Args:
-        tried: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_causal`, one thinking mode.
+        tried: of :meth:`saferlrm.study.interventions.Interventions.mechanism_causal` and ``probe_steering``, one
+            thinking mode.
 
     Returns:
         Rows of :func:`saferlrm.evaluate.rates` by :data:`DONE`, and ``difference`` (to doing nothing) and ``beyond``
-        (to the random direction at the same place and strength; of the refusal direction alone), each also with
+        (to the random direction at the same place and strength; of :data:`PUSHED` alone), each also with
         ``_low`` and ``_high``: intervals over prompts and seeds, paired.
     """
     rows = tried.fillna({"scale": 0})
@@ -178,7 +181,7 @@ def causal_effects(tried: pd.DataFrame) -> pd.DataFrame:
     for key in table[list(DONE)].itertuples(index=False, name=None):
         base, suite, what, direction, mode, *place = key
         pairs = {"difference": plain.get((base, suite, mode)) if what != "none" else None}
-        pairs["beyond"] = wide.get((base, suite, what, "random", mode, *place)) if direction == "refusal" else None
+        pairs["beyond"] = wide.get((base, suite, what, "random", mode, *place)) if direction in PUSHED else None
         row = {}
         for name, before in pairs.items():
             gap = Interval(np.nan, np.nan, np.nan, 0)
@@ -200,10 +203,10 @@ def effect_lines(effects: pd.DataFrame) -> list[str]:
     """
     plain = effects[effects["intervention"] == "none"]
     said = []
-    done = effects[effects["direction"] == "refusal"]
+    done = effects[effects["direction"].isin(PUSHED)]
     for (base, suite, mode, what), part in done.groupby(["base", "suite", "read", "intervention"], sort=False):
         start = read(plain, base=base, suite=suite, read=mode)
-        where = f"{display_name(base)}, {suite_name(suite)}, read with thinking {mode}, {what}"
+        where = f"{display_name(base)}, {suite_name(suite)}, {READ_AS[mode]}, {what}"
         said.append(f"{where}: {_effect(part, what)}; nothing done: refused {figures(start, 2, n=False)}")
     return said
 
@@ -253,23 +256,49 @@ def three_answers(probes: pd.DataFrame, shift: pd.DataFrame, effects: pd.DataFra
         f"{told(added, 'further against it', 'further along it')}. "
         f"{common_shift(shift, 'presafe')}."
     )
-    here = effects[(effects["base"] == "presafe") & (effects["read"] == "on") & (effects["direction"] == "refusal")]
-    words = []
-    tests = (("add", False, "added, on benign prompts"), ("remove", True, "removed, on harmful ones"))
-    for what, harmful, name in tests:
-        part = here[(here["suite"].isin(HARMFUL_SUITES) == harmful) & (here["intervention"] == what)]
-        if len(part):
-            words.append(f"{name}, it {_effect(part, what)}")
-    said.append(f"Used: the direction that is read there: {'; '.join(words) or 'was not tried'}.")
+    for base in ("before", "presafe"):
+        said.append(f"Used, {display_name(base)}: the direction that the probe reads: {_used(effects, base)}.")
     labels, cut = (f"{method}/{FEW}" for method in ("presafe_decisions", "detached_decisions"))
     if {labels, cut} <= set(own["condition"]):
         head = over_seeds(own, "auroc", cut, labels)
         said.append(
             f"With few answers and further prompts that carry a label alone, {display_name(labels)} against "
             f"{display_name(cut)}: harm is {told(head, 'less readable', 'more readable')}. "
-            f"{common_shift(shift, labels)}. {common_shift(shift, cut)}. Whether that is used was not tried."
+            f"{common_shift(shift, labels)}. {common_shift(shift, cut)}. Used: the direction that the probe reads: "
+            f"{_used(effects, labels)}."
         )
     return said
+
+
+def readable_lines(table: pd.DataFrame) -> list[str]:
+    """How well both directions that were pushed along tell held-out harm, at the last layer, by model.
+
+    Args:
+        table: of :meth:`saferlrm.study.interventions.Interventions.probe_steering_readable`; with several seeds the
+            mean of their AUROC and of the ends of their intervals.
+    """
+    top = table[table["layer"] == table["layer"].max()]
+    said = []
+    for (base, group), part in top.groupby(["base", "group"], sort=False):
+        words = []
+        for name, direction in (("weights", "probe"), ("difference of the class means", "refusal")):
+            rows = part[part["direction"] == direction]
+            middle, low, high = (rows[column].mean() for column in ("auroc", "low", "high"))
+            words.append(f"the {name} {middle:.2f} [{low:.2f}, {high:.2f}]")
+        said.append(f"{display_name(base)}, {display_name(group)}: {', '.join(words)}, n = {part['n'].iloc[0]}")
+    return said
+
+
+def _used(effects: pd.DataFrame, base: str) -> str:
+    """What the probe's direction did to one model: added, on benign prompts, and removed, on harmful ones."""
+    here = effects[(effects["base"] == base) & (effects["direction"] == "probe")]
+    words = []
+    tests = (("add", False, "added, on benign prompts"), ("remove", True, "removed, on harmful ones"))
+    for what, harmful, name in tests:
+        part = here[(here["suite"].isin(HARMFUL_SUITES) == harmful) & (here["intervention"] == what)]
+        if len(part):
+            words.append(f"{name}, it {_effect(part, what)}")
+    return "; ".join(words) or "was not tried"
 
 
 def _last(probes: pd.DataFrame, group: str) -> pd.DataFrame:

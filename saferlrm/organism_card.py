@@ -13,8 +13,10 @@ SETTINGS = {
     "attack success, unseen": ("harmful_unseen", "attack_success"),
     "attack success, unseen jailbreaks": ("harmful_novel_wrapped", "attack_success"),
     "refused, safe but scary": ("safe_but_scary", "refused"),
+    "refused, benign in unseen jailbreaks": ("benign_novel_wrapped", "refused"),
     "problems solved": (REASONING, "correct"),
     "requests thought about, harmful": ("harmful_unseen", "thinks"),
+    "requests thought about, unseen jailbreaks": ("harmful_novel_wrapped", "thinks"),
     "requests thought about, safe but scary": ("safe_but_scary", "thinks"),
     "problems thought about": (REASONING, "thinks"),
 }

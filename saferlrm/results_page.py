@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from saferlrm import claims
 from saferlrm.errors import SaferlrmError
 from saferlrm.store import repository
+from saferlrm.verdicts import number
 
 PAGE = "docs/results.md"
 OPEN = "<!-- results: written by `saferlrm report --readme`, compared by tests/test_readme.py -->"
@@ -44,7 +47,13 @@ def results_section(root: Path) -> str:
         parts += ["The organisms, grown from three seeds; all ship, the first is the default:", _growth(_rows(seeds))]
     card = root / "results" / "09_organisms_card.json"
     if card.is_file():
-        parts += ["What alignment does on each of them, thinking on:", _organisms(_rows(card))]
+        found = _rows(card)
+        sizes = " to ".join(str(n) for n in sorted({found["n"].min(), found["n"].max()}))
+        parts += [
+            f"What alignment does on each of them, thinking on ({sizes} prompts a rate, the first of those in the "
+            "tables above, so rates differ from them within their intervals):",
+            _organisms(found),
+        ]
     timings = root / "results" / "timings.json"
     if timings.is_file():
         parts += ["Time and peak memory of `make study` after installation, on two CPU cores:", _timings(timings)]
@@ -79,7 +88,11 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    """A value with its interval; what has no upper end was saved without one, because JSON knows no infinity."""
+    if math.isnan(low):
+        return "not measured"
+    value, high = (math.inf if math.isnan(end) else end for end in (value, high))
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _targets(rows: pd.DataFrame) -> str:
@@ -95,15 +108,19 @@ def _claims(rows: pd.DataFrame) -> list[str]:
     """How many claims hold, and what the ledger says of the question that the study is about."""
     counts = rows["verdict"].value_counts()
     told = "; ".join(f"{verdict}: {count}" for verdict, count in counts.items())
-    heads = rows[rows["id"].str.startswith(("head-gains", "head-needs", "decisions-add"))]
-    made = [(row.claim, _interval(row.value, row.low, row.high), row.rule, row.verdict) for row in heads.itertuples()]
+    heads = claims.parts(rows)["head"][0]
+    made = [
+        (row.claim, _interval(row.value, row.low, row.high), row.rule, _verdict(row.verdict, row.still_open))
+        for row in heads.itertuples()
+    ]
     gains = rows[rows["id"].str.startswith("head-gains")]
     most = max(0.0, -100 * gains["low"].min())
     beside = rows[rows["control_verdict"] != ""]
     same = beside[beside["verdict"] == beside["control_verdict"]]
     control = [
-        (row.claim, _interval(row.value, row.low, row.high), row.verdict,
-         _interval(row.control_value, row.control_low, row.control_high), row.control_verdict)
+        (row.claim, row.rule, _interval(row.value, row.low, row.high), _verdict(row.verdict, row.still_open),
+         _interval(row.control_value, row.control_low, row.control_high),
+         _verdict(row.control_verdict, row.control_still_open))
         for row in beside.itertuples()
     ]  # fmt: skip
     out_of_reach = rows[rows["note"] != ""]
@@ -116,10 +133,16 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         f"{len(gains)} intervals; which gains are excluded the single intervals say.",
         f"Headlines about PreSafe against the model before alignment, and the same rule on λ = 0: {len(same)} of "
         f"{len(beside)} verdicts are the same, so what they show is alignment and not the head.",
-        _table(("claim", "PreSafe", "verdict", "λ = 0", "verdict"), control),
-        f"{len(out_of_reach)} of the claims that do not hold or stay open could not have held with so many prompts, "
-        f"whatever the result: {', '.join(f'`{name}`' for name in out_of_reach['id'])}.",
+        _table(("claim", "bound", "PreSafe", "verdict", "λ = 0", "verdict"), control),
+        "Of a claim of several parts (suites, organisms) the part furthest from holding is shown, of those with its "
+        "verdict. "
+        f"{len(out_of_reach)} of the claims that do not hold or stay open could not have held with so many prompts and "
+        f"seeds, whatever the result: {', '.join(f'`{name}`' for name in out_of_reach['id'])}.",
     ]
+
+
+def _verdict(verdict: str, still_open: str) -> str:
+    return f"{verdict}: {still_open}" if still_open else verdict
 
 
 def _classifier(scores: pd.DataFrame, controls: pd.DataFrame) -> str:
@@ -172,9 +195,12 @@ def _growth(rows: pd.DataFrame) -> str:
 
 def _organisms(rows: pd.DataFrame) -> str:
     texts = [_interval(*row) for row in rows[["rate", "low", "high"]].itertuples(index=False)]
+    seeds = rows.groupby("label")["seeds"].max()
     wide = rows.assign(text=texts).pivot(index="label", columns="setting", values="text")
     wide = wide.loc[rows["label"].unique(), rows["setting"].unique()]
-    return _table(("model", *wide.columns), [(label, *cells) for label, *cells in wide.itertuples()])
+    named = [(label + (f" ({seeds[label]} seeds)" if seeds[label] > 1 else ""), *cells) for label, *cells in
+             wide.itertuples()]  # fmt: skip
+    return _table(("model", *wide.columns), named)
 
 
 def _timings(path: Path) -> str:

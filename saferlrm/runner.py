@@ -33,6 +33,9 @@ from saferlrm.model_choice import find_model, model_settings
 from saferlrm.profile import load_profile, profile_names
 from saferlrm.store import Store, explain_write_errors, file_hash, held, repository, results_folder, write_json
 
+PROGRESS_FILE = "progress.log"  # in the folder of the executed copies
+IOPUB_SECONDS = 120  # how long a kernel that has answered may take to hand over its output
+
 OnCell = Callable[[str, int, int], None]
 """Called with the notebook's name, the number of the cell that starts (from 1) and the number of cells."""
 
@@ -99,7 +102,7 @@ def run_notebooks(
     with (
         explain_write_errors(out, "make room or choose another folder with --out, and run again"),
         held(out / ".lock", f"run folder {out}"),
-        environment(_kernel_environment(shipped)),
+        environment(_kernel_environment(shipped, out)),
     ):
         for source in sources:
             wanted = {
@@ -216,9 +219,10 @@ def _convert(notebook: Path, name: str, text: str, default: Any) -> Any:
     return value
 
 
-def _kernel_environment(shipped: bool) -> dict[str, str]:
-    """What kernels inherit: no progress lines in saved outputs, and artefacts computed here."""
-    return {"SAFERLRM_PROGRESS": "0", "SAFERLRM_SHIPPED": "1" if shipped else "0"} | MEMORY_KEPT
+def _kernel_environment(shipped: bool, out: Path) -> dict[str, str]:
+    """What kernels inherit: progress goes to a file and not into saved outputs; artefacts are computed here."""
+    progress = str((out / PROGRESS_FILE).resolve())
+    return {"SAFERLRM_PROGRESS": progress, "SAFERLRM_SHIPPED": "1" if shipped else "0"} | MEMORY_KEPT
 
 
 class _CountingEngine(NBClientEngine):
@@ -263,7 +267,15 @@ def _execute(source: Path, out: Path, parameters: Mapping[str, Any], on_cell: On
                 cwd=str(source.parent),
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # it shares our stderr
                 reached=reached,
+                iopub_timeout=IOPUB_SECONDS,
             )
+        except TimeoutError as problem:  # of the kernel's, which is an OSError
+            if unfinished.exists():
+                os.replace(unfinished, target)
+            raise SaferlrmError(
+                f"{source.name} gave no sign for {IOPUB_SECONDS} s in cell {position[0]} (was the machine asleep, or "
+                "very busy?); what is finished is kept: run again to continue"
+            ) from problem
         except PapermillExecutionError as problem:
             os.replace(unfinished, target)
             raise SaferlrmError(_failure(source, target, problem)) from problem

@@ -13,6 +13,8 @@ from saferlrm.align.methods import RIVALS as TRAINED
 from saferlrm.conditions import FEW
 from saferlrm.crossed import contrasts, crossed_rates
 from saferlrm.plots.measures import condition_name
+from saferlrm.plots.robustness import attack_name
+from saferlrm.plots.style import suite_name
 from saferlrm.rivals import RIVALS
 from saferlrm.suites.synthetic import BENIGN_SUITES, REASONING
 
@@ -91,7 +93,7 @@ def ranks(rows: pd.DataFrame, hard: str, few: bool, void: Sequence[str]) -> pd.D
         Rows of :func:`separated` with ``list``.
     """
     lists = {
-        f"attack success, {hard}": {"suite": hard},
+        f"attack success, {suite_name(hard)}": {"suite": hard},
         "attack success, prefilled thoughts": {"suite": "harmful_unseen", "prefilled": True},
         "over-refusal, safe but scary": {"suite": "safe_but_scary", "metric": "refused"},
     }
@@ -108,6 +110,29 @@ def presafe_lines(table: pd.DataFrame, few: bool) -> list[str]:
         for row in apart[apart["after"] == ("presafe/few" if few else "presafe")].itertuples():
             gap = f"{row.difference:.3f} [{row.low:.3f}, {row.high:.3f}]"
             said.append(f"  PreSafe minus {condition_name(row.before)}: {gap}")
+    return said
+
+
+def attack_lines(attacked: pd.DataFrame) -> list[str]:
+    """Every adaptive attack: attack success before alignment and after, and PreSafe against λ = 0; exploratory.
+
+    Args:
+        attacked: tidy rows of :meth:`saferlrm.study.Study.adaptive`, with ``attack`` and ``base``.
+    """
+    rates = crossed_rates(attacked, "attack_success", ["attack", "base"]).set_index(["attack", "base"])
+    named = attacked.assign(condition=attacked["base"])
+    gaps = contrasts(named, "attack_success", [("sft", "presafe")], by=("attack",)).set_index("attack")
+    said = []
+    for attack in attacked["attack"].unique():
+        words = []
+        for base in ("before", "sft", "presafe"):
+            if (attack, base) in rates.index:
+                row = rates.loc[(attack, base)]
+                words.append(f"{condition_name(base)} {row['rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        if attack in gaps.index:
+            row = gaps.loc[attack]
+            words.append(f"PreSafe minus λ = 0 {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+        said.append(f"{attack_name(attack)}: {', '.join(words)}".replace("-", "−"))
     return said
 
 

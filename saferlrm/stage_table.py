@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from saferlrm.finished import FinishedStore, UnfinishedError
@@ -26,13 +26,23 @@ def stages_of(profile: Profile, store: Store) -> list[Artefact]:
 
 
 def cells(stage: Artefact, profile: Profile, store: Store) -> tuple[str, str, str, str]:
-    """Model, method, seed and place of a stage, for a table."""
+    """Model, method (or suite and thinking mode), seed and place of a stage, for a table."""
     settings = stage.manifest.get("settings", {})
     seed = settings.get("seed", "")
     if seed == "" and isinstance(settings.get("seeds"), list):
         seed = ", ".join(map(str, settings["seeds"]))
     where = "shipped" if _shipped(stage, store) else "computed"
-    return profile.model if "model" in settings else "", str(settings.get("method", "")), str(seed), where
+    part = [settings.get(name) for name in ("method", "suite", "mode")]
+    which = ", ".join(name for name in part if isinstance(name, str) and name)
+    return profile.model if "model" in settings else "", which, str(seed), where
+
+
+def columns_of_text(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines of text with aligned columns; columns that are empty but for their head are left out."""
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in kept]
+    lines = zip(*kept, strict=True)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _belongs(stage: Artefact, profile: Profile, model: str | None) -> bool:

@@ -143,8 +143,12 @@ class Measured:
     best: Callable[[], Sequence[tuple[float, float]]] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        size = f"n = {self.n}" + (f", {self.seeds} seed{'s' * (self.seeds != 1)}" if self.seeds else "")
-        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}] ({size})"
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}] ({self.size})"
+
+    @property
+    def size(self) -> str:
+        """Prompts and seeds, in words."""
+        return f"n = {self.n}" + (f", {self.seeds} seed{'s' * (self.seeds != 1)}" if self.seeds else "")
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,15 @@ class Rule:
         """How far the value is on the claim's side; infinite where there is none."""
         return math.inf if math.isnan(found.value) else min(found.value - self.low, self.high - found.value)
 
+    def times_the_data(self, found: Measured) -> float:
+        """How many times the prompts and seeds would decide, if the value stayed as it is; infinite at the bound.
+
+        Widths shrink with the root of both together, so this is a rough lower bound where seeds are few.
+        """
+        bound = min((end for end in (self.low, self.high) if math.isfinite(end)), key=lambda b: abs(b - found.value))
+        gap, reach = (bound - found.value, found.high) if found.value < bound else (found.value - bound, found.low)
+        return (abs(reach - found.value) / gap) ** 2 if gap > 0 else math.inf
+
     def contains(self, low: float, high: float) -> bool:
         """Whether a whole interval is on the claim's side."""
         return self.low <= low and high <= self.high
@@ -206,7 +219,7 @@ class Rule:
             return ""
         nearest = min(best, key=lambda ends: max(self.low - ends[0], ends[1] - self.high))
         reached = f"the nearest interval within reach is [{number(nearest[0])}, {number(nearest[1])}]"
-        return f"cannot hold with n = {found.n}, whatever the result; {reached}"
+        return f"cannot hold with {found.size}, whatever the result; {reached}"
 
 
 def at_least(bound: float) -> Rule:
@@ -226,12 +239,18 @@ def within(low: float, high: float) -> Rule:
 
 @dataclass(frozen=True)
 class Ruling:
-    """A verdict, the number that decided it (``None`` if nothing was measured) and the reason in one sentence."""
+    """A verdict, the number that decided it (``None`` if nothing was measured) and the reason in one sentence.
+
+    ``still_open`` says in a few words why nothing was decided, ``times`` how many times the data would decide (see
+    :meth:`Rule.times_the_data`); empty and not a number where something was.
+    """
 
     verdict: Verdict
     measured: Measured | None
     why: str
     note: str = ""
+    still_open: str = ""
+    times: float = math.nan
 
 
 def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> Ruling:
@@ -258,9 +277,13 @@ def rule_on(parts: Mapping[str, Measured], rules: Rule | Mapping[str, Rule]) -> 
     if verdict != HOLDS:
         told = ((name, rule.out_of_reach(found)) for name, (found, _, _, rule) in decided.items())
         notes = "; ".join(f"{f'{name}: ' if name else ''}{note}" for name, note in told if note)
-    shown = [(found, rule) for found, reached, _, rule in decided.values() if reached == verdict]
-    worst = min(shown, key=lambda part: part[1].margin(part[0]))
-    return Ruling(verdict, worst[0], why + ".", notes)
+    shown = [part for part in decided.values() if part[1] == verdict]
+    found, _, reason, rule = min(shown, key=lambda part: part[3].margin(part[0]))
+    if verdict != UNDECIDED:
+        return Ruling(verdict, found, why + ".", notes)
+    crosses = not rule.contains(found.low, found.high) and not rule.excludes(found.low, found.high)
+    times = rule.times_the_data(found) if crosses else math.nan
+    return Ruling(verdict, found, why + ".", notes, reason.partition(" (")[0], times)
 
 
 @dataclass(frozen=True)
@@ -303,9 +326,12 @@ class Claim:
         try:
             ruling = rule_on(self.measure(results), self.rule)
         except UnmeasuredError as missing:
-            return Ruling(UNDECIDED, None, f"Not measured: {missing}.")
+            return Ruling(UNDECIDED, None, f"Not measured: {missing}.", still_open="not measured")
         lacking = self.premise(results) if self.premise else ""
-        return Ruling(UNDECIDED, ruling.measured, f"{lacking} ({ruling.why[:-1]}).", ruling.note) if lacking else ruling
+        if not lacking:
+            return ruling
+        why = f"{lacking} ({ruling.why[:-1]})."
+        return Ruling(UNDECIDED, ruling.measured, why, ruling.note, lacking.partition(":")[0].lower())
 
     def judge_control(self, results: Results) -> Ruling | None:
         """The verdict that the same rule gives on :attr:`control`; ``None`` where there is none."""
@@ -329,9 +355,10 @@ def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
         Columns ``id``, ``claim``, ``source``, ``url``, ``grounding``, ``metric``, ``rule``, ``value``, ``low``,
         ``high`` (95 %; of the part that decided, missing where nothing was measured), ``n`` (prompts), ``seeds``
         (alignment seeds, 0 where none takes part), ``unit``, ``scope``, ``verdict``, ``why`` (one sentence with the
-        numbers), ``also`` (other numbers), ``note`` (that no result could have made it hold, if so), and
-        ``control_value``, ``control_low``, ``control_high``, ``control_verdict``: the same of the control, where the
-        claim has one.
+        numbers), ``still_open`` (why it is not decided, in a few words), ``times_the_data`` (how many times the prompts
+        and seeds would decide it if the value stayed; missing where that is not the reason), ``also`` (other numbers),
+        ``note`` (that no result could have made it hold, if so), and ``control_value``, ``control_low``,
+        ``control_high``, ``control_verdict``, ``control_still_open``: the same of the control, where the claim has one.
     """
     rows = []
     for claim in claims:
@@ -353,10 +380,13 @@ def judged(claims: Iterable[Claim], results: Results) -> pd.DataFrame:
                 "scope": claim.scope,
                 "verdict": ruling.verdict,
                 "why": ruling.why,
+                "still_open": ruling.still_open,
+                "times_the_data": ruling.times,
                 "also": "; ".join(f"{name}: {number(v)}" for name, v in found.also.items()) if found else "",
                 "note": ruling.note,
                 **{f"control_{name}": end for name, end in _ends(control.measured if control else None).items()},
                 "control_verdict": control.verdict if control else "",
+                "control_still_open": control.still_open if control else "",
             }
         )
     return pd.DataFrame(rows)

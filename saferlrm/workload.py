@@ -15,7 +15,8 @@ import pandas as pd
 
 from saferlrm.architectures import Architecture
 from saferlrm.conditions import BEFORE, CARD_SUITES, Condition, condition, controls, rivals, sweeps
-from saferlrm.estimate import Estimate
+from saferlrm.estimate import GIB, Estimate, states_bytes
+from saferlrm.judge_size import judge_bytes
 from saferlrm.profile import Profile
 from saferlrm.study.controls import SWEPT_PROMPTS
 from saferlrm.suites.synthetic import SUITE_NAMES
@@ -78,6 +79,22 @@ def workload(profile: Profile, arch: Architecture, made: Estimate | None = None)
     total = {"notebook": "all", **table.drop(columns="notebook").sum(skipna=False).to_dict()}
     table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
     return table.astype({"adapters": int, "answers": int})
+
+
+def disk(profile: Profile, arch: Architecture, adapters: int) -> str:
+    """What a whole study keeps on disk, in words: in the hub's cache and in the store.
+
+    Adapters are float32, and the one that trains has a checkpoint with two moments of its weights beside it. Data sets
+    (some hundred MB) and answers (some MB) are left out.
+    """
+    one, judge = 4 * arch.adapter_parameters(profile.alignment.rank), judge_bytes(profile)
+    prompts = profile.alignment.n_harmful + profile.alignment.n_benign
+    kept = adapters * one + 3 * one + states_bytes(arch, prompts)
+    graded = "a judge of unknown size" if judge is None else f"the judge {judge / GIB:.0f} GiB"
+    return (
+        f"disk: in the hub's cache (HF_HOME) the model {arch.parameters * 2 / GIB:.0f} GiB and {graded}; in the store "
+        f"(SAFERLRM_HOME) {kept / GIB:.0f} GiB: {adapters} adapters of {one / 2**20:.0f} MiB, one checkpoint, states"
+    )
 
 
 def small(profile: Profile) -> Profile:

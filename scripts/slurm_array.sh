@@ -27,7 +27,7 @@
 # STAGE is aligned, scorecard (the default) or card; scorecard and card align first where that is still to be done.
 #
 # The store must lie on a file system that all nodes share and that supports locks between nodes (NFS 4, Lustre with
-# -o flock, GPFS). The model hub's cache too, or every node downloads.
+# -o flock, GPFS). The model hub's cache (HF_HOME) too, or every node downloads.
 
 #SBATCH --job-name=saferlrm
 #SBATCH --nodes=1
@@ -48,7 +48,7 @@ profile=${SAFERLRM_PROFILE:-gpu}  # a profile's name, or the path of a YAML file
 gpus=${SAFERLRM_GPUS:-1}          # above 1: alignment trains on all of them; set --gpus-per-node to the same number
 export SAFERLRM_HOME=${SAFERLRM_HOME:-$PWD/store}
 export SAFERLRM_SHIPPED=${SAFERLRM_SHIPPED:-0}
-export SAFERLRM_PROGRESS=${SAFERLRM_PROGRESS:-0}
+export SAFERLRM_PROGRESS=${SAFERLRM_PROGRESS:-$PWD/logs/progress-${SLURM_ARRAY_TASK_ID:-0}.log} # 0: none
 
 line=$(sed -n "${SLURM_ARRAY_TASK_ID:?submit with sbatch --array}p" "$tasks")
 read -r model method seed settings <<< "$line" || true

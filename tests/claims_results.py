@@ -118,8 +118,10 @@ def organisms(world: World) -> pd.DataFrame:
                 for suite in ("harmful_unseen", "harmful_novel_wrapped"):
                     rows.append(answered(rate, who, suite, mode, world.size))
                 if mode == "on":
-                    rate_solved = world.solved[base.partition("/")[0].partition("_")[0].replace("detached", "sft")]
-                    rows.append(answered(rate_solved, who, REASONING, mode, world.size))
+                    like = base.partition("/")[0].partition("_")[0].replace("detached", "sft")
+                    rows.append(answered(world.solved[like], who, REASONING, mode, world.size))
+                    lengths = world.thought[like], world.tokens[like]
+                    rows.append(answered(world.over_refusal, who, "safe_but_scary", mode, world.size, *lengths))
     return pd.concat(rows, ignore_index=True)
 
 

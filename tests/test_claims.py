@@ -129,7 +129,8 @@ def test_the_control_is_judged_by_the_same_rule(paper, total):
     assert paper.loc["degrades-with-cot", "control_verdict"] == ""
     assert np.isnan(paper.loc["degrades-with-cot", "control_value"])
     assert total.loc["no-loss-exact", ["verdict", "control_verdict"]].tolist() == [HOLDS, UNDECIDED]
-    headlines = paper.index[paper.index.str.match("no-loss|safety-95|after-cot-20|threefold|ends-at|organisms-no-loss")]
+    named = "no-loss|safety-95|after-cot-20|threefold|ends-at|organisms-no-loss|organisms-keep"
+    headlines = paper.index[paper.index.str.match(named)]
     assert (paper.loc[headlines, "control_verdict"] != "").all()
 
 
@@ -294,6 +295,7 @@ def test_measured_numbers_are_the_worlds(paper, total):
     assert paper.loc["head-gains-few-unseen", "value"] == pytest.approx(-0.3)
     assert paper.loc["saves-tokens", "value"] == pytest.approx(1 - 30 / 80)
     assert paper.loc["keeps-full-reasoning", "value"] == pytest.approx(1)
+    assert paper.loc["organisms-keep-thoughts", "value"] == pytest.approx(1)
     assert paper.loc["threefold-refusals", "value"] == pytest.approx(1 / 0.4)
     assert total.loc["threefold-refusals", "value"] == math.inf
     assert total.loc["safety-95-points", "value"] == 1
@@ -329,7 +331,7 @@ def test_the_registry_is_complete_and_says_where_every_claim_was_read():
     assert {claim.grounding for claim in CLAIMS} <= {ABSTRACT, DERIVED, DIGEST, PAGE, STUDY}
     derived = {claim.id for claim in CLAIMS if claim.grounding == DERIVED}
     needs = {"head-needs-gradient", "head-needs-labels", "head-needs-signal"}
-    assert derived == needs | {"organisms-degrade", "organisms-head-gains", "organisms-no-loss"}
+    assert derived == needs | {f"organisms-{end}" for end in ("degrade", "head-gains", "no-loss", "keep-thoughts")}
     assert all(claim.wording.endswith(".") and claim.metric and claim.scope for claim in CLAIMS)
     assert all(re.fullmatch(r"arXiv \d{4}\.\d{5}", claim.url) for claim in CLAIMS if claim.grounding != STUDY)
     for headline in (

@@ -72,6 +72,20 @@ def test_a_difference_near_zero_covers_and_is_rather_too_wide(seeds, seed_effect
     assert coverage(one, -0.005) >= 0.95
 
 
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "p", "gap"), [(100, 5, 0.34, 0.02), (200, 3, 0.57, 0.01), (100, 5, 0.5, 0.0)]
+)
+def test_models_that_answer_nearly_alike_are_covered(prompts, seeds, p, gap):
+    """The same few prompts change with every seed, all in one direction: next to nothing tells the models apart."""
+
+    def one(rng):
+        before = np.repeat(rng.random((prompts, 1)) < p, seeds, axis=1).astype(float)
+        changed = rng.random((prompts, 1)) < gap / p
+        return crossed_difference(before, np.where(changed, 0.0, before))
+
+    assert coverage(one, -gap, 600) >= 0.93
+
+
 def test_numbers_of_seeds_that_differ_are_allowed_and_covered():
     assert 0.92 <= coverage(lambda rng: crossed_difference(*draw(rng, 0.3, 0.2, 5, 0.6, 0.15, 3)), -0.1) <= 0.995
 
@@ -146,7 +160,8 @@ def test_nothing_happened_is_not_certainty():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     half = np.arange(PROMPTS) % 2
     found = crossed_difference(half, half)  # two models that answer alike may still differ on other prompts
-    assert found.low < -0.005 < 0 < 0.005 < found.high
+    least = wilson(0, PROMPTS).high  # as much as no prompt of so many leaves open
+    assert (found.low, found.high) == pytest.approx((-least, least))
 
 
 def test_one_seed_is_the_interval_over_prompts():

@@ -218,7 +218,29 @@ def test_kernels_compute_everything_unless_shipped_artefacts_are_asked_for(noteb
     for shipped, flag in ((False, "0"), (True, "1")):
         runs = run(notebooks, only=("01",), shipped=shipped)
         text = nbformat.read(runs[0].path, as_version=4).cells[-1].outputs[0].text
-        assert text == f"{flag} 0 {notebooks}\n"
+        assert text == f"{flag} {runs[0].path.parent / 'progress.log'} {notebooks}\n"
+
+
+def test_progress_goes_to_a_file_and_not_into_the_executed_copy(
+    notebooks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = "import time\nfrom saferlrm import progress\nprogress.LOG_SECONDS = 0.01\n"
+    cell += "print(sum(time.sleep(0.02) or i for i in progress.track(range(5), 'counting')))"
+    write_notebook(notebooks, "01_second", cell)
+    (one,) = run(notebooks, only=("01",))
+    outputs = nbformat.read(one.path, as_version=4).cells[-1].outputs
+    assert [output.text for output in outputs] == ["10\n"]
+    lines = (one.path.parent / "progress.log").read_text().splitlines()
+    assert lines
+    assert all("counting" in line and "/5 " in line for line in lines)
+
+
+def test_a_kernel_that_gives_no_sign_is_one_line(notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saferlrm.runner.IOPUB_SECONDS", 1)
+    write_notebook(notebooks, "00_first", "get_ipython().kernel._publish_status = lambda *args, **rest: None")
+    with pytest.raises(SaferlrmError, match=r"00_first.ipynb gave no sign for 1 s .* run again to continue") as said:
+        run(notebooks)
+    assert "\n" not in str(said.value)
 
 
 RUN = "import sys; from pathlib import Path; from saferlrm.runner import run_notebooks\n"

@@ -16,9 +16,10 @@ from saferlrm.plots.measures import condition_name, conditions
 from saferlrm.plots.mechanism import HARM, seeds_of
 
 READ = {
-    ("on", "on"): "pre-CoT direction,\nthinking on",
-    ("off", "on"): "decision direction,\nthinking on",
-    ("off", "off"): "decision direction,\nthinking off",
+    ("probe", "on"): "what the probe reads,\nthinking on",
+    ("on", "on"): "class means, thinking on,\ntried thinking on",
+    ("off", "on"): "class means, thinking off,\ntried thinking on",
+    ("off", "off"): "class means, thinking off,\ntried thinking off",
 }
 
 
@@ -26,19 +27,22 @@ def causal(rows: pd.DataFrame) -> Figure:
     """Refusals when a direction is added at the last token of the prompt, and attack success when it is removed.
 
     Args:
-        rows: of :meth:`saferlrm.study.mechanism.Mechanism.mechanism_causal`; columns ``prompt_id``, ``seed``,
-            ``base``, ``harmful``, ``refused``, ``attack_success``, ``intervention``, ``direction``, ``where``,
+        rows: of :meth:`saferlrm.study.interventions.Interventions.mechanism_causal` and of its ``probe_steering``;
+            columns ``prompt_id``, ``seed``, ``base``,
+            ``harmful``, ``refused``, ``attack_success``, ``intervention``, ``direction``, ``where``,
             ``layer``, ``scale``, ``read``, ``mode``.
     """
     needed = ("prompt_id", "seed", "base", "harmful", "refused", "attack_success", "intervention", "direction")
     style.require(rows, (*needed, "where", "layer", "scale", "read", "mode"), "causal")
     pairs = [pair for pair in READ if ((rows["read"] == pair[0]) & (rows["mode"] == pair[1])).any()]
-    shown = _causal_rates(rows, pairs)
+    pushed = rows.assign(direction=rows["direction"].replace({"refusal": "pushed", "probe": "pushed"}))
+    shown = _causal_rates(pushed, pairs)
     bases = conditions(rows["base"])
     shapes = [shown[shown["harmful"] == harmful] for harmful in (False, True)]
     lines = [[(base, at) for base in bases for at in sorted(part["layer"].unique())] for part in shapes]
     total, ratios = sum(map(len, lines)), [max(1, len(part)) for part in lines]
-    figure, axes = style.canvas(2, len(pairs), 0.36 * total + 3.6, width=10.5, height_ratios=ratios, sharey="row")
+    width = max(10.5, 3.4 * len(pairs))
+    figure, axes = style.canvas(2, len(pairs), 0.36 * total + 3.6, width=width, height_ratios=ratios, sharey="row")
     for row, harmful, part, places in zip(axes, (False, True), shapes, lines, strict=True):
         for i, (ax, pair) in enumerate(zip(row, pairs, strict=True)):
             _causal_dots(ax, part[part["pair"] == i], places)
@@ -51,9 +55,10 @@ def causal(rows: pd.DataFrame) -> Figure:
         row[0].set_ylabel("removed: harmful prompts" if harmful else "added: benign prompts")
     caption = (
         f"{style.counts(shown['n'])} prompts a dot. Bars: 95\u00a0% Wilson intervals, clustered by prompt over "
-        f"{seeds_of(rows.assign(condition=rows['base']))}. Added at the last token of the prompt, at the largest "
-        "scale; removed at all tokens. Pre-CoT direction: class means of the states before the thought; decision "
-        "direction: of the states from which the model answers without thinking."
+        f"{seeds_of(rows.assign(condition=rows['base']))}. Added at the last token before the thought (or the answer), "
+        "at the largest scale; removed at all tokens. What the probe reads: its weights, at the length of the class "
+        "means' difference. Class means: their difference, of the states before the thought (thinking on) or before "
+        "the answer (thinking off). No dots: not tried on this model."
     )
     return style.finish(figure, _causal_finding(shown, pairs), caption, "Dots of rates by layer.", axes[0, 0], 4)
 
@@ -84,7 +89,7 @@ def _causal_rates(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFr
 def _causal_dots(ax: Axes, part: pd.DataFrame, lines: list[tuple[str, int]]) -> None:
     looks = {
         "none": ("left alone", style.PALETTE["before"], -0.25, 1),
-        "refusal": ("refusal direction", style.PALETTE["refusal"], 0.0, 0),
+        "pushed": ("the direction", style.PALETTE["refusal"], 0.0, 0),
         "random": ("random direction of that length", "#999999", 0.25, 2),
     }
     for direction, (name, shade, offset, marker) in looks.items():
@@ -102,12 +107,12 @@ def _causal_finding(shown: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
         for harmful in (False, True):
             part = shown[(shown["pair"] == i) & (shown["harmful"] == harmful)]
             wide = part.pivot_table(index=["base", "layer"], columns="direction", values="rate")
-            gain = (wide["refusal"] - wide["none"]).max() if {"refusal", "none"} <= set(wide) else np.nan
+            gain = (wide["pushed"] - wide["none"]).max() if {"pushed", "none"} <= set(wide) else np.nan
             gains.append("no rows" if np.isnan(gain) else f"{100 * gain:+.0f}".replace("-0", "+0"))
         words.append(f"{gains[0]} and {gains[1]} ({READ[pair].replace(',', '').replace(chr(10), ' ')})")
     return (
-        "Added, the refusal direction raises refusals of benign prompts, and removed, attack success, by at most "
-        f"{', '.join(words)} points"
+        "Most that a direction raises refusals of benign prompts (added) and attack success (removed), in points: "
+        f"{'; '.join(words)}"
     )
 
 

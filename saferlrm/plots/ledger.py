@@ -11,7 +11,15 @@ from saferlrm.plots import style
 from saferlrm.plots.forest import BETTER, OPEN, WORSE, label_rows
 from saferlrm.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, number
 
-COLUMNS = ("claim", "rule", "value", "low", "high", "n", "verdict", "why", "note", "control_value", "control_verdict")
+COLUMNS = (
+    "claim", "rule", "value", "low", "high", "n", "verdict", "still_open", "note", "control_value", "control_verdict",
+)  # fmt: skip
+MARKS = {
+    "H": "the bound is not excluded after Holm's correction for the number of comparisons",
+    "B": "the bound is not excluded after Bonferroni's correction for the number of parts",
+    "G": "judged only where there is a gain of the head to explain, and there is none",
+    "*": "cannot hold with so many prompts and seeds, whatever the result",
+}
 # Shape, colour, and how a title says it of none or several claims.
 SIGNS = {HOLDS: ("o", BETTER, "hold"), FAILS: ("X", WORSE, "do not hold"), UNDECIDED: ("D", OPEN, UNDECIDED)}
 AT = {HOLDS: 0.35, FAILS: 1.0, UNDECIDED: 1.65}
@@ -65,16 +73,16 @@ def claims_ledger(table: pd.DataFrame, question: str = "") -> Figure:
         "PreSafe with the model before alignment."
     )
     caption = (
-        f"{size}Values with 95 % intervals over prompts and alignment seeds; of several parts, the one that decided. "
+        f"{size}Values with 95 % intervals over prompts and alignment seeds; of several parts, the one furthest from "
+        "holding, of those with the claim's verdict. "
         "A claim holds if the whole interval is on its side of the bound, and does not hold if the whole "
         "interval is on the other side."
     )
     if controlled:
         caption += beside
-    if any(map(_not_after_holm, table.itertuples())):
-        caption += " H: the bound is not excluded after Holm's correction for the number of comparisons."
-    if table["note"].astype(bool).any():
-        caption += " *: cannot hold with so many prompts, whatever the result."
+    for mark, said in MARKS.items():
+        if any(mark in _marks(row) for row in table.itertuples()):
+            caption += f" {mark}: {said}."
     listed = " ".join(f"{row.claim} {row.verdict.capitalize()}." for row in table.itertuples())
     finding = f"{question} {len(table)} claims: {told}".strip()
     figure = style.finish(figure, finding, caption, "A table of claims and verdicts.", ax)
@@ -85,10 +93,10 @@ def claims_ledger(table: pd.DataFrame, question: str = "") -> Figure:
 def _measured(row: tuple) -> str:
     if pd.isna(row.low) and pd.isna(row.high):
         return "not measured"
-    mark = ("  H" if _not_after_holm(row) else "") + ("  *" if row.note else "")
-    return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]{mark}"
+    return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]{'  '.join(['', *_marks(row)])}"
 
 
-def _not_after_holm(row: tuple) -> bool:
-    """Whether the interval alone would have decided, and the correction for the number of comparisons did not."""
-    return row.verdict == UNDECIDED and "after Holm's correction" in row.why
+def _marks(row: tuple) -> list[str]:
+    """Why the interval alone does not tell the verdict: keys of :data:`MARKS`."""
+    told = {"H": "Holm" in row.still_open, "B": "Bonferroni" in row.still_open, "G": "to explain" in row.still_open}
+    return [mark for mark, yes in told.items() if yes] + ["*"] * bool(row.note)

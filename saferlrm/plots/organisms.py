@@ -44,12 +44,20 @@ CONCLUSIONS = (
         "attack_success", "harmful_unseen", "sft:prefilled", "presafe:prefilled", -1,
     ),
     Conclusion(
-        "Attack success, prefilled:\nthe same, few examples", "with few examples",
-        "attack_success", "harmful_unseen", "sft/few:prefilled", "presafe/few:prefilled", -1,
+        f"Attack success, few examples:\nPreSafe against {PLAIN}", "on direct requests with few examples",
+        "attack_success", "harmful_unseen", "sft/few:on", "presafe/few:on", -1,
     ),
     Conclusion(
-        "Over-refusal: PreSafe\nagainst before alignment", "over-refuses more than before",
+        f"Jailbreaks, few examples:\nPreSafe against {PLAIN}", "on unseen jailbreaks with few examples",
+        "attack_success", "harmful_novel_wrapped", "sft/few:on", "presafe/few:on", -1,
+    ),
+    Conclusion(
+        "Over-refusal, safe but scary:\nPreSafe against before", "over-refuses safe but scary requests",
         "refused", "safe_but_scary", "before:on", "presafe:on", 1,
+    ),
+    Conclusion(
+        "Over-refusal, benign in unseen\njailbreaks: PreSafe against before", "and benign ones in jailbreaks",
+        "refused", "benign_novel_wrapped", "before:on", "presafe:on", 1,
     ),
     Conclusion(
         "Problems solved: PreSafe\nagainst before alignment", "solves fewer problems",

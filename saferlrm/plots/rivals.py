@@ -82,8 +82,8 @@ def rivals_frontier(rows: pd.DataFrame, budget: Literal["full", "few"] = "full")
     shows = "Two scatter plots of attack success, against over-refusal and against problems solved."
     finding = _rivals_finding(found, [name for name in order if name not in silent] or order, names)
     if silent and len(silent) < len(order):
-        said = ", ".join(f"{names[name]} {style.percent(answered[name])}" for name in silent)
-        finding += f". Left out, for they answer few harmless requests: {said}"
+        said = ", ".join(f"{names[name]} (answers {style.percent(answered[name])})" for name in silent)
+        finding += f". Left out, for few harmless requests are answered: {said}"
     figure = style.finish(figure, finding, caption, shows, axes[0, 0])
     told = [names[n] + (f", answers {style.percent(answered[n])}" if n in silent else "") for n in order]
     for ax, metric in zip(axes[0], ("refused", "correct"), strict=True):

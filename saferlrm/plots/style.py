@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from saferlrm.align.methods import METHODS
 from saferlrm.errors import SaferlrmError
+from saferlrm.rivals import RIVALS
 from saferlrm.suites import synthetic
 
 # Okabe and Ito's colour-blind-safe set for methods; one hue from light to dark for the amount of thinking. A
@@ -50,6 +51,7 @@ PALETTE: dict[str, str] = {
 }
 MARKERS = ("o", "s", "D", "^", "v", "P")
 METHOD_NAMES = {"before": "before alignment"} | {name: method.label for name, method in METHODS.items()}
+METHOD_NAMES |= {name: rival.label for name, rival in RIVALS.items()}
 MODE_NAMES = {"off": "no thinking", "short": "short thought", "on": "thinking", "forced": "forced long"}
 SUITE_NAMES = {
     "harmful_seen": "harmful, seen",

@@ -15,7 +15,18 @@ from saferlrm.conditions import SWEEPS
 from saferlrm.crossed import crossed_rates
 from saferlrm.plots import style
 from saferlrm.plots.forest import INTERVALS, difference, seeds_said
-from saferlrm.plots.measures import PLAIN, PREFILLED, SCARY, WRAPPED, Measure, colour, condition_name, conditions
+from saferlrm.plots.measures import (
+    ATTACKS,
+    PLAIN,
+    PREFILLED,
+    SCARY,
+    UNSEEN,
+    WRAPPED,
+    Measure,
+    colour,
+    condition_name,
+    conditions,
+)
 
 # What a sweep calls its settings where the level is a key.
 LEVELS = {
@@ -29,7 +40,7 @@ LEVELS = {
 
 
 def sweeps(rows: pd.DataFrame, names: Sequence[str] = tuple(SWEEPS)) -> Figure:
-    """One setting at a time: attack success in two ways and over-refusal, with the head and without it.
+    """One setting at a time: attack success in three ways and over-refusal, with the head and without it.
 
     Where a sweep changes the head alone, λ = 0 is drawn as one level: its own, or that of the sweep of λ.
 
@@ -44,8 +55,8 @@ def sweeps(rows: pd.DataFrame, names: Sequence[str] = tuple(SWEEPS)) -> Figure:
     parts = {group: _with_plain(rows, group) for group in groups}
     table = pd.concat([rows.head(0), *parts.values()])
     style.require(table, needed, "sweeps")
-    columns = (WRAPPED, PREFILLED, SCARY)
-    figure, axes = style.canvas(len(groups), len(columns), 1.45 * len(groups) + 2.0, width=10.5, sharey="col")
+    columns = (UNSEEN, WRAPPED, PREFILLED, SCARY)
+    figure, axes = style.canvas(len(groups), len(columns), 1.45 * len(groups) + 2.0, width=13.0, sharey="col")
     sizes = []
     for row, (group, part) in zip(axes, parts.items(), strict=True):
         varied = part.groupby("method")["value"].transform("nunique") > 1
@@ -101,7 +112,7 @@ def _sweep_line(ax: Axes, part: pd.DataFrame, measure: Measure, method: str, pla
 
 
 def _sweeps_finding(parts: Mapping[str, pd.DataFrame]) -> str:
-    """The setting that moves attack success in unseen jailbreaks most, and where the head clearly beats λ = 0."""
+    """The setting that moves attack success in unseen jailbreaks most, and where the head and λ = 0 are apart."""
     ranges, gains = [], []
     for group, part in parts.items():
         attacked = WRAPPED.of(part).astype({"attack_success": float})
@@ -114,14 +125,16 @@ def _sweeps_finding(parts: Mapping[str, pd.DataFrame]) -> str:
             ends = [f"{style.percent(value)} at {LEVELS.get(at, at)}" for (_, at), value in
                     ((head.idxmax(), head.max()), (head.idxmin(), head.min()))]  # fmt: skip
             ranges.append((head.max() - head.min(), f"{name}: {' and '.join(ends)}"))
-        plain = attacked[attacked["method"] == "sft"]
-        for (value, level), rows in attacked[attacked["method"] == "presafe"].groupby(["value", "level"]):
-            one = plain if plain["value"].nunique() < 2 else plain[plain["value"] == value]
-            if len(one):
-                gap = difference(one, rows, "attack_success")
-                rate, before = (float(side["attack_success"].mean()) for side in (rows, one))
-                said = f"{name}, {LEVELS.get(level, level)}: {style.percent(rate)} against {style.percent(before)}"
-                gains.append((gap, said))
+        for measure in (UNSEEN, WRAPPED):
+            attacked = measure.of(part).astype({"attack_success": float})
+            plain = attacked[attacked["method"] == "sft"]
+            for (value, level), rows in attacked[attacked["method"] == "presafe"].groupby(["value", "level"]):
+                one = plain if plain["value"].nunique() < 2 else plain[plain["value"] == value]
+                if len(one):
+                    gap = difference(one, rows, "attack_success")
+                    rate, before = (style.percent(float(side["attack_success"].mean())) for side in (rows, one))
+                    at = f"{name}, {LEVELS.get(level, level)}, {ATTACKS[measure]}"
+                    gains.append((gap, f"{at}: {rate} against {before}"))
     if not ranges:
         return f"{len(parts)} sweeps of a single setting"
     text = f"Attack success under unseen jailbreaks with PreSafe depends most on the {max(ranges)[1]}"

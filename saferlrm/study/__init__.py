@@ -20,14 +20,14 @@ from saferlrm.conditions import BEFORE, condition
 from saferlrm.errors import SaferlrmError
 from saferlrm.study.base import shipped_organism
 from saferlrm.study.controls import Controls
-from saferlrm.study.mechanism import Mechanism
+from saferlrm.study.interventions import Interventions
 from saferlrm.study.prerequisites import Prerequisites
 from saferlrm.study.probing import Probing
 
 __all__ = ["BEFORE", "Study", "shipped_organism"]
 
 
-class Study(Probing, Controls, Mechanism, Prerequisites):
+class Study(Probing, Controls, Interventions, Prerequisites):
     """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
 
     @classmethod
@@ -58,10 +58,12 @@ class Study(Probing, Controls, Mechanism, Prerequisites):
             "aligned": lambda study, seed: [study.aligned(name, seed) for name in ("sft", "presafe")],
             "evaluation": lambda study, seed: [study.scorecard(name, seed) for name in ("sft", "presafe")],
             "controls": lambda study, seed: study.controls(),
+            "treatment": lambda study, seed: study.treatment(),
             "sweeps": lambda study, seed: None if study.profile.evidence.quick else study.sweeps(),
             "mechanism_probes": lambda study, seed: study.mechanism_probes(),
             "mechanism_shift": lambda study, seed: study.mechanism_shift(),
             "mechanism_causal": lambda study, seed: study.mechanism_causal(),
+            "probe_steering": lambda study, seed: study.probe_steering(),
             "mechanism_know": lambda study, seed: study.mechanism_know(),
             "gradient_path": lambda study, seed: study.gradient_path(),
             "rivals": lambda study, seed: study.rival_cards(),

@@ -127,6 +127,11 @@ class AlignmentSet(Deciding):
             share = max(found[right] / asked, 0.05)
             size = math.ceil(1.25 * (n - len(kept)) / share) + 8
         found = +found  # without the reasons that never occurred
+        if n and not asked:
+            left = f"the other roles leave no {source} prompt for the alignment set"
+            beside = f" and {overlapping} stand in a suite" if overlapping else ""
+            ways = f"name more sets in data.train_{source}, or lower probe.n_train or classifier.n_prompts"
+            raise SaferlrmError(f"{left}{beside}; {ways}")
         if len(kept) < n:
             least = math.ceil(n * self.profile.data.least_share) if published else n
             dropped = ", ".join(f"{k} {reason}" for reason, k in sorted(found.items()) if reason != right)

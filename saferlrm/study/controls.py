@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from saferlrm import conditions
+from saferlrm import conditions, manipulation
 from saferlrm.align.methods import METHODS
 from saferlrm.conditions import BEFORE, FEW, Condition
 from saferlrm.errors import SaferlrmError
@@ -18,6 +19,12 @@ from saferlrm.rivals import RIVALS
 from saferlrm.study.evidence import runs
 from saferlrm.study.robustness import Robustness
 
+# Plain training and the same with the head; of label-only prompts that with the head detached.
+TREATED = (
+    ("sft", "presafe"),
+    (f"sft/{FEW}", f"presafe/{FEW}"),
+    (f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}"),
+)
 SWEPT_PROMPTS = 50  # of each suite
 
 
@@ -79,6 +86,32 @@ class Controls(Robustness):
         labels = decoding["method"].map({name: rival.label for name, rival in RIVALS.items()})
         found.append(decoding.assign(label=labels, train_seconds=0.0, train_tokens=0.0))
         return pd.concat(found, ignore_index=True)
+
+    def treatment(self) -> pd.DataFrame:
+        """Whether the head learned and the weights differ: one row for each of :data:`TREATED` and seed.
+
+        Columns of :func:`saferlrm.manipulation.head_learned`; ``distance`` and ``cosine`` of the update of the weights
+        to that of ``plain`` with the same ``seed``, and ``between_seeds``: mean distance of two seeds of ``plain``.
+        """
+
+        def build() -> pd.DataFrame:
+            rows = []
+            for plain, name in TREATED:
+                seeds = self.profile.evidence.sweep_seeds
+                folders = {(one, seed): self.trained(one, seed).path for one in (plain, name) for seed in seeds}
+                apart = manipulation.update_distances({key: path / "adapter" for key, path in folders.items()})
+                same = apart[apart["seed"] == apart["other_seed"]].set_index("seed")[["distance", "cosine"]]
+                between = apart.loc[apart["seed"] != apart["other_seed"], "distance"].mean()
+                for seed in seeds:
+                    one = conditions.condition(name)
+                    labelled, _ = self.of(one)._prepared(one.method, seed)
+                    labels = np.array([-1.0 if e.p_refuse is None else e.p_refuse for e in labelled])
+                    learned = manipulation.head_learned(manipulation.read_history(folders[name, seed]), labels)
+                    which = {"plain": plain, "condition": name, "seed": seed}
+                    rows.append(which | learned | same.loc[seed].to_dict() | {"between_seeds": between})
+            return pd.DataFrame(rows)
+
+        return self.collected("treatment", build, pairs=TREATED)
 
     def control(self, name: str, seeds: Sequence[int] | None = None, **differs: Any) -> pd.DataFrame:
         """One condition at other settings, beside plain fine-tuning at the same settings and the unaligned model.

@@ -1,4 +1,4 @@
-"""How alignment works inside the model: probes, shifts of the latent, causal tests, knowing and saying, gradients."""
+"""How alignment works inside the model: probes, shifts of the latent, knowing and saying, gradients."""
 
 from __future__ import annotations
 
@@ -30,15 +30,8 @@ CONDITIONS = (
     f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}",
 )  # fmt: skip
 KNOW_CONDITIONS = (BEFORE, "sft", "presafe", f"sft/{FEW}", f"presafe/{FEW}")
-CAUSAL_CONDITIONS = (BEFORE, "sft", "presafe")
-# Thinking mode in which a direction is read, and in which it is tried. The first pair asks whether the pre-CoT state
-# decides; the second brings the decision made without thinking there; the last shows that steering works where a
-# decision is acted on, and is made on the unaligned model alone.
-CAUSAL_MODES = (("on", "on"), ("off", "on"), ("off", "off"))
 GRADIENT_CONDITIONS = ("presafe", f"presafe/{FEW}")
 GROUPS = ("direct", "novel_wrapped")  # held-out contrasts
-CAUSAL_SUITES, CAUSAL_PROMPTS, CAUSAL_SEEDS, CAUSAL_LAYERS = ("harmful_unseen", "benign"), 40, 2, 3
-CAUSAL_SETTINGS = {"n": CAUSAL_PROMPTS, "suites": CAUSAL_SUITES, "scales": causal.SCALES, "layers": CAUSAL_LAYERS}
 GRADIENT_EXAMPLES, GRADIENT_POINTS, GRADIENT_SEEDS = 12, 8, 2  # examples of each kind
 GRADIENT_SETTINGS = {"n": 2 * GRADIENT_EXAMPLES, "points": GRADIENT_POINTS}
 
@@ -68,47 +61,6 @@ class Mechanism(Evidence):
 
         modules = ("saferlrm.mechanism", "saferlrm.shift_contrasts")
         return self.collected("mechanism_shift", build, *modules, conditions=list(aligned))
-
-    def mechanism_causal(self, conditions: Sequence[str] = CAUSAL_CONDITIONS) -> pd.DataFrame:
-        """Tidy rows of the answers with a model's own refusal direction, or a random one, added or removed.
-
-        Group ``mechanism:causal``; columns of :func:`saferlrm.causal.causal`, and ``read`` (thinking mode in which the
-        direction was read; ``mode``: in which it was tried), ``base``, ``condition``, ``method``, ``value`` (scale),
-        ``seed``, ``organism``.
-        """
-
-        def build() -> pd.DataFrame:
-            found = self.side_by_side("causal_of", self._models(conditions, CAUSAL_SEEDS))
-            rows = pd.concat(found, ignore_index=True)
-            done = "+" + rows["intervention"] + ":" + rows["direction"] + "_" + rows["read"] + "@" + rows["where"]
-            place = ":layer=" + rows["layer"].astype(str) + ",scale=" + rows["scale"].map("{:g}".format)
-            return rows.assign(base=rows["condition"], value=rows["scale"], condition=rows["condition"] + done + place)
-
-        modules = ("saferlrm.causal", "saferlrm.mechanism")
-        declared = CAUSAL_SETTINGS | {"modes": CAUSAL_MODES, "conditions": list(conditions)}
-        return self.collected("mechanism_causal", build, *modules, **declared)
-
-    def causal_of(self, name: str, seed: int) -> pd.DataFrame:
-        """:meth:`mechanism_causal` of one condition and alignment seed."""
-        trained = self.trained(name, seed)
-        pairs = [pair for pair in CAUSAL_MODES if name == BEFORE or "on" in pair]
-
-        def build(folder: Path) -> None:
-            prompts = {suite: part[:CAUSAL_PROMPTS] for suite, part in self.first(CAUSAL_SUITES).items()}
-            lm, batch, found = self.loaded(trained), self._batch, []
-            layers = sorted({round(at) for at in np.linspace(1, lm.n_layers, CAUSAL_LAYERS)})
-            alike = self._groups[mechanism.ALIKE]
-            for read, mode in pairs:
-                directions = causal.refusal_directions(lm, alike, read, batch)
-                rows = causal.causal(
-                    lm, prompts, directions, self.decoding(), batch, mode, layers, seed=seed, judge=self.judge()
-                )
-                found.append(rows.assign(read=read))
-            pd.concat(found, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
-
-        settings = CAUSAL_SETTINGS | {"modes": pairs}
-        stage = self._stage("mechanism_causal_of_model", settings, trained, build, "saferlrm.causal")
-        return self._named(stage, "rows", name, seed)
 
     def mechanism_know(self, conditions: Sequence[str] = KNOW_CONDITIONS) -> pd.DataFrame:
         """Whether a model knows of the harm before it thinks, says so in its thought, and refuses; a row a prompt.
