@@ -60,11 +60,11 @@ def causal_rows(works: bool = True) -> pd.DataFrame:
     """Made-up rows: the decision's direction works at layer 4 with thinking off, if it is to work at all."""
     rows = []
     for base in ("before", "sft", "presafe"):
-        for read, mode in (("on", "on"), ("off", "on"), ("off", "off")):
-            if mode == "off" and base != "before":
+        for read, mode in (("probe", "on"), ("on", "on"), ("off", "on"), ("off", "off")):
+            if (mode == "off" and base != "before") or (read == "probe" and base == "sft"):
                 continue
             kinds = [("none", "none", "none", 0, 0.0)]
-            for name in ("refusal", "random"):
+            for name in ("probe" if read == "probe" else "refusal", "random"):
                 kinds += [("add", name, "pre_cot", layer, scale) for layer in (1, 2, 4) for scale in (1.0, 2.0)]
                 kinds += [("remove", name, where, at, np.nan) for where in ("pre_cot", "all") for at in (0, 1, 2, 4)]
             for kind, name, where, layer, scale in kinds:

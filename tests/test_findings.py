@@ -32,8 +32,8 @@ def thinking(harmful: bool, benign: bool, problems: bool) -> str:
 
 def test_thinking_that_is_switched_off_for_requests_is_said_to_be():
     text = thinking(harmful=False, benign=False, problems=True)
-    assert "neither model thinks about requests, harmless ones included; problems keep" in text
-    assert "not because a decision is made before a thought" in text
+    assert "neither model thinks about more than 5% of the harmful or of the harmless requests; problems keep" in text
+    assert "whether the decision or the missing thought brings it, rates do not tell" in text
     assert "problems keep" not in thinking(harmful=False, benign=False, problems=False)
 
 
@@ -72,18 +72,21 @@ def test_the_answer_names_every_setting_with_its_interval():
         gap("detached_decisions/few", "presafe_decisions/few", -0.1, 0.1),
         gap("shuffled_decisions/few", "presafe_decisions/few", -0.2, -0.1),
     ]  # fmt: skip
-    heavy = pd.DataFrame([gap("a", "b", 0.1, 0.3, sweep="lambda", value=5.0, level="5")])
+    heavy = pd.DataFrame([gap("a", "b", 0.1, 0.3, sweep="lambda", value=5.0, level="5") | {"suite": suite}
+                          for suite in (SUITE, "harmful_unseen")])  # fmt: skip
     said = findings.head_answer(pd.DataFrame(rows), SUITE, heavy)
     assert said[0] == "On jailbreaks, unseen (thinking on):"
     assert said[1].startswith("With many examples, the head makes no difference that can be claimed (0.000 [−0.020, ")
     assert "not after Holm's correction" in said[2]
-    assert said[-1] == "At λ = 5, with few examples, the head raises attack success (0.200 [0.100, 0.300])."
+    for line, where in zip(said[-2:], ("jailbreaks, unseen", "harmful, unseen"), strict=True):  # not the suite alone
+        raised = f"At λ = 5, with few examples, on {where}, the head raises attack success (0.200 [0.100, 0.300])."
+        assert line == raised
     assert "their own control, detached + decisions: the head makes no difference" in said[4]
     assert "(0.000 [−0.100, 0.100]: at most 10 points)" in said[4]
     text = findings.label_only_sentence(pd.DataFrame(rows), SUITE)
-    assert "*detached + decisions* cannot be told from it (−0.100 [−0.300, 0.100])" in text
+    assert "*detached + decisions* cannot be told from λ = 0 (−0.100 [−0.300, 0.100])" in text
     assert "*shuffled + decisions* lowers it too" in text
-    assert "against them 1 of 2 intervals exclude 0" in text
+    assert "What the head itself adds to them: 1 of 2 intervals exclude 0" in text
     assert findings.label_only_sentence(pd.DataFrame(rows[:2]), SUITE) == ""
 
 

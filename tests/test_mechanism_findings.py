@@ -103,21 +103,22 @@ def test_what_the_head_adds_is_held_against_the_same_training_without_it():
     assert findings.head_adds(table, "sft").count("not measured") == 2  # it is the control
 
 
-def tried(gain: int, base: str = "presafe", seeds: int = 2) -> pd.DataFrame:
-    """Answers of 40 prompts; the refusal direction at layer 4 makes ``gain`` of them refused, nothing else does."""
+def tried(gain: int, base: str = "presafe", seeds: int = 2, pushed: str = "refusal") -> pd.DataFrame:
+    """Answers of 40 prompts; the direction ``pushed`` at layer 4 makes ``gain`` of them refused, nothing else does."""
     kinds = [("none", "none", "none", 0, np.nan)]
-    kinds += [("add", name, "pre_cot", layer, 1.0) for name in ("refusal", "random") for layer in (1, 4)]
+    kinds += [("add", name, "pre_cot", layer, 1.0) for name in (pushed, "random") for layer in (1, 4)]
+    read = "probe" if pushed == "probe" else "on"
     return pd.DataFrame(
-        {"base": base, "suite": "benign", "read": "on", "seed": seed, "prompt_id": f"p{i}", "intervention": what,
+        {"base": base, "suite": "benign", "read": read, "seed": seed, "prompt_id": f"p{i}", "intervention": what,
          "direction": name, "where": where, "layer": layer, "scale": scale,
-         "refused": name == "refusal" and layer == 4 and i < gain}
+         "refused": name == pushed and layer == 4 and i < gain}
         for what, name, where, layer, scale in kinds for seed in range(seeds) for i in range(40)
     )  # fmt: skip
 
 
 def test_no_place_is_named_where_no_interval_leaves_zero_out():
     (line,) = findings.effect_lines(findings.causal_effects(tried(1)))
-    assert "PreSafe, benign, read with thinking on, add: cannot be told from nothing done at any of 2 places" in line
+    assert "PreSafe, benign, class means, thinking on, add: cannot be told from nothing done at any of 2 places" in line
     most = int(line.split("more than ")[1].split(" ")[0])
     assert 3 <= most <= 20
 
@@ -172,13 +173,33 @@ def probe_rows(after: float, seeds: tuple[float, ...] = (-0.005, 0.0, 0.005)) ->
 @pytest.mark.parametrize(("after", "word"), [(0.89, "cannot be told"), (0.97, "more readable"), (0.7, "less readable")])
 def test_the_three_questions_are_answered_from_paired_intervals(after, word):
     table = shifts(shift_rows(-2.0, -2.0, "sft"), shift_rows(-2.0, -2.0))
-    readable, moved, used = findings.three_answers(
-        probe_rows(after), table, findings.causal_effects(tried(0)), "direct"
-    )
+    effects = findings.causal_effects(pd.concat([tried(0, pushed="probe"), tried(30)]))
+    readable, moved, before, used = findings.three_answers(probe_rows(after), table, effects, "direct")
     assert f"than that: {word} (" in readable
     assert "harmful prompts, against the refusal direction (−2.0" in moved
     assert "cannot be told" in used
     assert "none raises refusals by more than" in used
+    assert before == "Used, before alignment: the direction that the probe reads: was not tried."
+
+
+def test_what_the_probe_reads_is_judged_by_its_own_direction_and_not_by_the_class_means():
+    table = shifts(shift_rows(-2.0, -2.0, "sft"), shift_rows(-2.0, -2.0))
+    effects = findings.causal_effects(pd.concat([tried(30, pushed="probe"), tried(0)]))
+    *_, used = findings.three_answers(probe_rows(0.9), table, effects, "direct")
+    assert "added, on benign prompts, it raises refusals at 1 of 2 places and strengths, most at layer 4" in used
+
+
+def test_how_well_either_direction_tells_harm_is_said_of_the_last_layer():
+    rows = [{"base": base, "seed": seed, "layer": layer, "direction": name, "group": "direct", "n": 40,
+             "auroc": area, "low": area - 0.1, "high": area + 0.1}
+            for base in ("before", "presafe") for seed in range(2) for layer in (1, 4)
+            for name, area in (("probe", 0.5 + 0.1 * layer), ("refusal", 0.6))]  # fmt: skip
+    first, second = findings.readable_lines(pd.DataFrame(rows))
+    assert first == (
+        "before alignment, direct: the weights 0.90 [0.80, 1.00], the difference of the class means 0.60 [0.50, 0.70], "
+        "n = 40"
+    )
+    assert second.startswith("PreSafe, direct: ")
 
 
 def test_seeds_that_disagree_leave_the_answer_open():

@@ -8,7 +8,7 @@ import pytest
 from saferlrm.organism_card import SETTINGS, organism_card
 from saferlrm.show import rate_table
 
-SUITES = ("harmful_unseen", "harmful_novel_wrapped", "safe_but_scary", "reasoning")
+SUITES = ("harmful_unseen", "harmful_novel_wrapped", "safe_but_scary", "benign_novel_wrapped", "reasoning")
 
 
 def rows() -> pd.DataFrame:

@@ -44,8 +44,10 @@ def test_titles_follow_their_tables():
     assert "by +0.80, benign ones by -0.24" in words(plots.latent_shift(shifts()))
     assert "peaks at epoch 0.5" in words(plots.gradient_path(path_rows()))
     assert "peaks at epoch 2.0" in words(plots.gradient_path(path_rows(2.0)))
-    assert "+100 and +100 (decision direction thinking off)" in words(plots.causal(causal_rows()))
-    assert "+0 and +0 (decision direction thinking off)" in words(plots.causal(causal_rows(works=False)))
+    tried = "along the same, tried thinking off"
+    assert f"+100 and +100 {tried}" in words(plots.causal(causal_rows()))
+    assert f"+0 and +0 {tried}" in words(plots.causal(causal_rows(works=False)))
+    assert "+0 and +0 along what the probe reads" in words(plots.causal(causal_rows()))
     rows = known()
     all_refused = rows.assign(refused=True)
     assert "0 % (before alignment)" in words(plots.know_but_dont_say(all_refused)).replace("\u00a0", " ")

@@ -22,6 +22,13 @@ READ = {
     ("off", "off"): "class means, thinking off,\ntried thinking off",
 }
 
+SAID = {
+    ("probe", "on"): "what the probe reads",
+    ("on", "on"): "the class means before the thought",
+    ("off", "on"): "those of thinking off, tried thinking on",
+    ("off", "off"): "the same, tried thinking off",
+}
+
 
 def causal(rows: pd.DataFrame) -> Figure:
     """Refusals when a direction is added at the last token of the prompt, and attack success when it is removed.
@@ -109,9 +116,9 @@ def _causal_finding(shown: pd.DataFrame, pairs: list[tuple[str, str]]) -> str:
             wide = part.pivot_table(index=["base", "layer"], columns="direction", values="rate")
             gain = (wide["pushed"] - wide["none"]).max() if {"pushed", "none"} <= set(wide) else np.nan
             gains.append("no rows" if np.isnan(gain) else f"{100 * gain:+.0f}".replace("-0", "+0"))
-        words.append(f"{gains[0]} and {gains[1]} ({READ[pair].replace(',', '').replace(chr(10), ' ')})")
+        words.append(f"{gains[0]} and {gains[1]} along {SAID[pair]}")
     return (
-        "Most that a direction raises refusals of benign prompts (added) and attack success (removed), in points: "
+        "Added, a direction raises refusals of benign prompts, and removed, attack success, by at most (points) "
         f"{'; '.join(words)}"
     )
 

@@ -44,7 +44,7 @@ CONCLUSIONS = (
         "attack_success", "harmful_unseen", "sft:prefilled", "presafe:prefilled", -1,
     ),
     Conclusion(
-        f"Attack success, few examples:\nPreSafe against {PLAIN}", "on direct requests with few examples",
+        f"Attacks, few examples:\nPreSafe against {PLAIN}", "on direct requests with few examples",
         "attack_success", "harmful_unseen", "sft/few:on", "presafe/few:on", -1,
     ),
     Conclusion(
@@ -52,11 +52,11 @@ CONCLUSIONS = (
         "attack_success", "harmful_novel_wrapped", "sft/few:on", "presafe/few:on", -1,
     ),
     Conclusion(
-        "Over-refusal, safe but scary:\nPreSafe against before", "over-refuses safe but scary requests",
+        "Over-refusal, scary:\nPreSafe against before", "over-refuses safe but scary requests",
         "refused", "safe_but_scary", "before:on", "presafe:on", 1,
     ),
     Conclusion(
-        "Over-refusal, benign in unseen\njailbreaks: PreSafe against before", "and benign ones in jailbreaks",
+        "Over-refusal, jailbreaks:\nPreSafe against before", "and benign ones in jailbreaks",
         "refused", "benign_novel_wrapped", "before:on", "presafe:on", 1,
     ),
     Conclusion(

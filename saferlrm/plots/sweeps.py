@@ -68,6 +68,8 @@ def sweeps(rows: pd.DataFrame, names: Sequence[str] = tuple(SWEEPS)) -> Figure:
                 sizes.append(_sweep_line(ax, found[found["method"] == method], measure, method, place))
             ax.set_xticks(range(len(levels)), [textwrap.fill(LEVELS.get(one, one), 8) for one in levels["level"]])
             ax.set_xlim(-0.3, max(len(levels) - 0.7, 0.7))
+            if levels["level"].isin(LEVELS).any():  # words, which are wider than numbers
+                ax.tick_params(axis="x", labelsize=9)
         row[0].set_ylabel(textwrap.fill(_sweep_name(group), 14), rotation=0, ha="right", va="center", labelpad=8)
     for ax, measure in zip(axes[0], columns, strict=True):
         ax.set_title(measure.title)

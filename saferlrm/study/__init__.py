@@ -63,7 +63,7 @@ class Study(Probing, Controls, Interventions, Prerequisites):
             "mechanism_probes": lambda study, seed: study.mechanism_probes(),
             "mechanism_shift": lambda study, seed: study.mechanism_shift(),
             "mechanism_causal": lambda study, seed: study.mechanism_causal(),
-            "probe_steering": lambda study, seed: study.probe_steering(),
+            "probe_steering": lambda study, seed: [study.probe_steering(), study.probe_steering_readable()],
             "mechanism_know": lambda study, seed: study.mechanism_know(),
             "gradient_path": lambda study, seed: study.gradient_path(),
             "rivals": lambda study, seed: study.rival_cards(),
