@@ -11,7 +11,13 @@ from saferlrm.suites.synthetic import BENIGN_SUITES, REASONING
 from saferlrm.verdicts import Results, UnmeasuredError
 
 # The column that names the model in each tidy table.
-WHO = {"evaluation": "method", "controls": "condition", "temperature": "base", "organisms": "base"}
+WHO = {
+    "evaluation": "method",
+    "controls": "condition",
+    "temperature": "base",
+    "organisms": "base",
+    "confirmation": "condition",
+}
 UNSEEN, JAILBREAKS = "harmful_unseen", "harmful_novel_wrapped"
 BOTH = (UNSEEN, JAILBREAKS)
 

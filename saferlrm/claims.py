@@ -87,6 +87,10 @@ BENIGN_THOUGHTS, PROBLEM_THOUGHTS = (
     for suite in (BENIGN_SUITES, REASONING)
 )
 
+CONFIRMED_PAIR = (
+    attack(f"sft/{FEW}", BOTH, table="confirmation"), attack(f"presafe/{FEW}", BOTH, table="confirmation"),
+)  # fmt: skip
+
 # Where the head could help beyond the same training without it: two alignment sets, three ways of attack.
 SETS = {"full": ("", "the full alignment set"), FEW: (f"/{FEW}", "few alignment examples")}
 ATTACKS = {
@@ -351,5 +355,15 @@ CLAIMS: tuple[Claim, ...] = (
             ORGANISMS_NEEDED - 1, without=(0,),
         ),
         at_most(-POINT), ALL,
+    ),
+    Claim(
+        "head-confirmed", "The head's one apparent gain is there again on fresh alignment seeds.",
+        "this study", "notebook 09", STUDY,
+        "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, on the organism "
+        "of growth seed 2, where it was found, with ten alignment seeds that did not find it",
+        only(measures.change(*CONFIRMED_PAIR),
+             requests=measures.change(*(who.but(suite=UNSEEN) for who in CONFIRMED_PAIR)),
+             jailbreaks=measures.change(*(who.but(suite=JAILBREAKS) for who in CONFIRMED_PAIR))),
+        at_most(-POINT), ONE.replace("growth seed 0", "growth seed 2"),
     ),
 )  # fmt: skip

@@ -11,8 +11,8 @@ from saferlrm.store import Artefact, Store, results_folder
 from saferlrm.study import Study
 
 # Weights of the encoder (90 MB) are trained again where they are wanted; what they were used for does ship. Organisms
-# of other sizes are grown on request alone; their table is in results.
-LEFT_OUT = frozenset({"classifier", "sizes"})
+# of other sizes and the fresh seeds of the confirmation are made on request alone; their tables are in results.
+LEFT_OUT = frozenset({"classifier", "sizes", "confirmation"})
 
 
 def finished_stages(profile: Profile | str, store: FinishedStore) -> list[Artefact]:

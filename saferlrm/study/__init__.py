@@ -72,6 +72,7 @@ class Study(Probing, Controls, Interventions, Prerequisites):
             "adaptive": lambda study, seed: study.adaptive(),
             "truncation": lambda study, seed: study.truncation(),
             "organisms": lambda study, seed: study.organisms(),
+            "confirmation": lambda study, seed: study.confirmation(),
             "classifier_of_organisms": lambda study, seed: study.classifier_of_organisms(),
         }
 

@@ -25,6 +25,8 @@ TREATED = (
     (f"sft/{FEW}", f"presafe/{FEW}"),
     (f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}"),
 )
+# Where the head looked useful on the first three alignment seeds, and the seeds on which that is tried again.
+CONFIRMED_ORGANISM, FRESH_SEEDS = 2, tuple(range(3, 13))
 SWEPT_PROMPTS = 50  # of each suite
 
 
@@ -112,6 +114,19 @@ class Controls(Robustness):
             return pd.DataFrame(rows)
 
         return self.collected("treatment", build, pairs=TREATED)
+
+    def confirmation(self) -> pd.DataFrame:
+        """The head with few examples on the organism on which it looked useful, on alignment seeds that are fresh.
+
+        Asked once, by a rule of the ledger that was written before it ran, and no part of ``make study``: the rows go
+        to ``results/tidy/confirmation.parquet``, where the ledger reads them.
+
+        Raises:
+            SaferlrmError: the model under study is no organism.
+        """
+        rows = self.of_organism(CONFIRMED_ORGANISM).control(f"presafe/{FEW}", FRESH_SEEDS)
+        self.save_rows("confirmation", rows)
+        return rows
 
     def control(self, name: str, seeds: Sequence[int] | None = None, **differs: Any) -> pd.DataFrame:
         """One condition at other settings, beside plain fine-tuning at the same settings and the unaligned model.
