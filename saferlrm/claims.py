@@ -14,6 +14,7 @@ import pandas as pd
 from saferlrm import measures
 from saferlrm.answers import BOTH, JAILBREAKS, UNSEEN, Pair, attack, grown, hot, outcome, solved, thought
 from saferlrm.conditions import BEFORE, FEW
+from saferlrm.confirmation import confirmation
 from saferlrm.measures import every, family, only
 from saferlrm.suites.synthetic import BENIGN_SUITES, HARMFUL_SUITES, REASONING
 from saferlrm.verdicts import (
@@ -49,6 +50,7 @@ PRESAFE, PAPER = "PreSafe", "arXiv 2603.17368"
 PLAIN_METHOD = "sft"  # λ = 0: what the same rule gives on it stands beside a verdict on PreSafe
 POPULAR = "the page that popularised PreSafe"
 ONE = "one organism of a million parameters (growth seed 0) in a synthetic world; not the paper's 7 to 14 B models"
+OTHER = ONE.replace("growth seed 0", "growth seed 2")
 ALL = "organisms of a million parameters in a synthetic world, by growth seed; not the paper's 7 to 14 B models"
 TRAINED_ONCE = f"{ALL}; each one's classifier was trained once, and the intervals are over prompts"
 
@@ -86,10 +88,6 @@ BENIGN_THOUGHTS, PROBLEM_THOUGHTS = (
     (outcome(BEFORE, "n_thought_tokens", suite), outcome("presafe", "n_thought_tokens", suite))
     for suite in (BENIGN_SUITES, REASONING)
 )
-
-CONFIRMED_PAIR = (
-    attack(f"sft/{FEW}", BOTH, table="confirmation"), attack(f"presafe/{FEW}", BOTH, table="confirmation"),
-)  # fmt: skip
 
 # Where the head could help beyond the same training without it: two alignment sets, three ways of attack.
 SETS = {"full": ("", "the full alignment set"), FEW: (f"/{FEW}", "few alignment examples")}
@@ -356,14 +354,5 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         at_most(-POINT), ALL,
     ),
-    Claim(
-        "head-confirmed", "The head's one apparent gain is there again on fresh alignment seeds.",
-        "this study", "notebook 09", STUDY,
-        "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, on the organism "
-        "of growth seed 2, where it was found, with ten alignment seeds that did not find it",
-        only(measures.change(*CONFIRMED_PAIR),
-             requests=measures.change(*(who.but(suite=UNSEEN) for who in CONFIRMED_PAIR)),
-             jailbreaks=measures.change(*(who.but(suite=JAILBREAKS) for who in CONFIRMED_PAIR))),
-        at_most(-POINT), ONE.replace("growth seed 0", "growth seed 2"),
-    ),
+    *confirmation(POINT, OTHER, LACKS),
 )  # fmt: skip

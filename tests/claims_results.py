@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING, SUITE_NAMES
 
-SIZE = 200  # prompts a suite
+SIZE = 400  # prompts a suite; with fewer no loss of a point can be excluded
 CONTROLS = ("sft", "presafe", "detached", "shuffled", "random")
 
 
@@ -87,6 +87,17 @@ def controls(world: World) -> pd.DataFrame:
                     ("harmful_unseen", "on"), ("harmful_novel_wrapped", "on"), ("harmful_unseen", "prefilled")
                 ):  # fmt: skip
                     rows.append(answered(rate, who, suite, mode, world.size))
+    return pd.concat(rows, ignore_index=True)
+
+
+def confirmation(world: World) -> pd.DataFrame:
+    """The small alignment set again, on fresh seeds of one organism."""
+    rows = []
+    for method in ("sft", "presafe"):
+        for seed in range(3, 3 + world.seeds):
+            who = {"condition": f"{method}/few", "method": method, "seed": seed}
+            for suite in ("harmful_unseen", "harmful_novel_wrapped"):
+                rows.append(answered(world.few[method], who, suite, "on", world.size))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -173,5 +184,5 @@ def write(folder: Path, world: World) -> Path:
 
 TABLES = {
     "evaluation": evaluation, "controls": controls, "temperature": temperature, "organisms": organisms,
-    "classifier": classifiers,
+    "classifier": classifiers, "confirmation": confirmation,
 }  # fmt: skip

@@ -137,7 +137,7 @@ def test_the_control_is_judged_by_the_same_rule(paper, total):
 def test_what_no_result_could_have_shown_is_said(tmp_path, paper):
     small = found(tmp_path, World(size=60))
     note = small.loc["no-loss-within-a-point", "note"]
-    assert note.startswith("cannot hold with n = 60, whatever the result; the nearest interval within reach is [")
+    assert note.startswith("cannot hold with n = 60, 3 seeds, whatever the result; the nearest interval within reach ")
     assert small.loc["no-loss-within-a-point", "verdict"] == UNDECIDED
     assert paper.loc["no-loss-exact", "note"] == ""  # a gain could have shown it
     assert (paper.loc[paper["verdict"] == HOLDS, "note"] == "").all()

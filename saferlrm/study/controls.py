@@ -25,8 +25,11 @@ TREATED = (
     (f"sft/{FEW}", f"presafe/{FEW}"),
     (f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}"),
 )
-# Where the head looked useful on the first three alignment seeds, and the seeds on which that is tried again.
+# Where the head looked useful on the first three alignment seeds, the seeds on which that is tried again, what could
+# explain it away, and how many times longer an answer may be when the token limit is the suspect.
 CONFIRMED_ORGANISM, FRESH_SEEDS = 2, tuple(range(3, 13))
+CONFIRMED = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "detached", "shuffled", "random")))
+LONGER = 4
 SWEPT_PROMPTS = 50  # of each suite
 
 
@@ -118,13 +121,19 @@ class Controls(Robustness):
     def confirmation(self) -> pd.DataFrame:
         """The head with few examples on the organism on which it looked useful, on alignment seeds that are fresh.
 
-        Asked once, by a rule of the ledger that was written before it ran, and no part of ``make study``: the rows go
-        to ``results/tidy/confirmation.parquet``, where the ledger reads them.
+        With the controls that could explain a gain away, and (group ``robustness:truncation``) unseen requests where an
+        answer may be :data:`LONGER` times as long. Asked once, by the rules of :mod:`saferlrm.confirmation`, and no
+        part of ``make study``: the rows go to ``results/tidy/confirmation.parquet``, where the ledger reads them.
 
         Raises:
             SaferlrmError: the model under study is no organism.
         """
-        rows = self.of_organism(CONFIRMED_ORGANISM).control(f"presafe/{FEW}", FRESH_SEEDS)
+        study = self.of_organism(CONFIRMED_ORGANISM)
+        rows = study.cards([conditions.condition(name) for name in CONFIRMED], FRESH_SEEDS)
+        limits = (LONGER * self.profile.decoding.max_new_tokens,)
+        longer = [(name, seed, limits) for name in CONFIRMED[1:3] for seed in FRESH_SEEDS]
+        cut = study.side_by_side("truncation_of", longer)
+        rows = pd.concat([rows, *cut], ignore_index=True)
         self.save_rows("confirmation", rows)
         return rows
 

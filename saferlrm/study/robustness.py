@@ -7,7 +7,7 @@ to it (``presafe/few+prefill=8``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,9 @@ class Robustness(Evidence):
         models = runs((BEFORE, "sft", "presafe"), self.profile.evidence.sweep_seeds)
         return self._rows("truncation", models, {"limits": self._limits()})
 
-    def truncation_of(self, base: str, seed: int) -> pd.DataFrame:
-        """:meth:`truncation` of one model."""
-        limits, batch = self._limits(), self.profile.decoding.batch_size
+    def truncation_of(self, base: str, seed: int, limits: Sequence[int] = ()) -> pd.DataFrame:
+        """:meth:`truncation` of one model, at its limits or at those given (tokens)."""
+        limits, batch = list(limits) or self._limits(), self.profile.decoding.batch_size
 
         def tables(lm: LanguageModel) -> Iterator[pd.DataFrame]:
             suites = self.first(("harmful_unseen", synthetic.REASONING))
