@@ -17,6 +17,7 @@ WHO = {
     "temperature": "base",
     "organisms": "base",
     "confirmation": "condition",
+    "further_organisms": "condition",
 }
 UNSEEN, JAILBREAKS = "harmful_unseen", "harmful_novel_wrapped"
 BOTH = (UNSEEN, JAILBREAKS)
@@ -86,9 +87,11 @@ def outcome(who: str, metric: str, suite: str | tuple[str, ...], table: str = "e
     return answers(table, who, metric, suite=suite, mode="on")
 
 
-def grown(who: str, organism: int, suite: str | tuple[str, ...] = UNSEEN, mode: str = "on") -> Answers:
+def grown(
+    who: str, organism: int, suite: str | tuple[str, ...] = UNSEEN, mode: str = "on", table: str = "organisms"
+) -> Answers:
     """Attack success of a model made from the organism of one growth seed."""
-    return attack(who, suite, mode, "organisms").but(organism=organism)
+    return attack(who, suite, mode, table).but(organism=organism)
 
 
 def solved(who: str, organism: int) -> Answers:

@@ -354,5 +354,5 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         at_most(-POINT), ALL,
     ),
-    *confirmation(POINT, OTHER, LACKS),
+    *confirmation(POINT, OTHER, ALL, LACKS),
 )  # fmt: skip

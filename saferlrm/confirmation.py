@@ -1,9 +1,9 @@
 """The head's one apparent gain, tried again: is it there on fresh seeds, and if it is, what is it a gain of?
 
 With few alignment examples one organism seemed to gain from the head. That was seen, not asked; so it was asked again,
-on alignment seeds that had no part in it. The rule of the first claim was written before those models were trained,
-those of the controls and of the token limit before theirs. The rule about refusals was written after the verdicts of
-the first answers had been seen, and its metric says so.
+on alignment seeds that had no part in it, and on organisms that had none. The rule of the first claim was written
+before those models were trained, those of the controls, of the token limit and of the further organisms before theirs.
+The rule about refusals was written after the verdicts of the first answers had been seen, and its metric says so.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saferlrm import measures
-from saferlrm.answers import BOTH, JAILBREAKS, UNSEEN, Pair, attack, outcome
+from saferlrm.answers import BOTH, JAILBREAKS, UNSEEN, Pair, attack, grown, outcome
 from saferlrm.conditions import FEW
 from saferlrm.measures import family, only
 from saferlrm.verdicts import STUDY, Claim, any_holds, at_least, at_most
 
-TABLE = "confirmation"
+TABLE, FURTHER = "confirmation", "further_organisms"
+N_FURTHER = 3
 LONGER_LIMIT = 640  # tokens an answer, four times the study's
 PLAIN, HEAD = f"sft/{FEW}", f"presafe/{FEW}"
 PAIR: Pair = (attack(PLAIN, BOTH, table=TABLE), attack(HEAD, BOTH, table=TABLE))
@@ -28,12 +29,13 @@ SOURCE = ("this study", "notebook 09", STUDY)
 AMONG = "few alignment examples, unseen requests and jailbreaks, on the organism and the seeds of the confirmation"
 
 
-def confirmation(point: float, scope: str, lacks: Mapping[str, tuple[str, str]]) -> tuple[Claim, ...]:
+def confirmation(point: float, scope: str, further: str, lacks: Mapping[str, tuple[str, str]]) -> tuple[Claim, ...]:
     """The claims about the gain.
 
     Args:
         point: the smallest difference of rates that matters.
         scope: of which model they speak.
+        further: of which models the last of them speaks.
         lacks: what the head could lack: name to the control that lacks it, and the wording of what it needs.
     """
     first = Claim(
@@ -66,4 +68,14 @@ def confirmation(point: float, scope: str, lacks: Mapping[str, tuple[str, str]])
         f"share refused, PreSafe minus λ = 0, {AMONG} (a rule written after the verdicts of these answers were seen)",
         only(measures.change(*REFUSED)), at_least(point), scope, premise=confirmed,
     )  # fmt: skip
-    return (first, *explained, longer, refuses)
+    elsewhere = Claim(
+        "head-gains-further-organisms", "The head's gain is there on organisms that had no part in finding it.",
+        *SOURCE,
+        "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, by organism",
+        measures.organisms(
+            lambda seed: measures.change(*(grown(name, seed, BOTH, table=FURTHER) for name in (PLAIN, HEAD))),
+            N_FURTHER, table=FURTHER,
+        ),
+        at_most(-point), further,
+    )  # fmt: skip
+    return (first, *explained, longer, refuses, elsewhere)

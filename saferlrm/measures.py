@@ -145,15 +145,17 @@ def family(pairs: Mapping[str, Pair], mine: str, bound: float) -> Parts:
     return parts
 
 
-def organisms(measure: Callable[[int], Measure], needed: int, without: tuple[int, ...] = ()) -> Parts:
-    """The same measure on every organism, by growth seed; ``without`` those on which the claim was found.
+def organisms(
+    measure: Callable[[int], Measure], needed: int, without: tuple[int, ...] = (), table: str = "organisms"
+) -> Parts:
+    """The same measure on every organism of a table, by growth seed; ``without`` those on which the claim was found.
 
     Raises:
         UnmeasuredError: there are fewer than ``needed`` organisms.
     """
 
     def parts(results: Results) -> Mapping[str, Measured]:
-        grown = sorted({int(seed) for seed in results.tidy("organisms")["organism"]} - set(without))
+        grown = sorted({int(seed) for seed in results.tidy(table)["organism"]} - set(without))
         if len(grown) < needed:
             raise UnmeasuredError(f"{needed} organisms are needed and {len(grown)} were measured")
         return {f"organism {seed}": measure(seed)(results) for seed in grown}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from saferlrm.confirmation import LONGER_LIMIT
 from saferlrm.suites.synthetic import HARMFUL_SUITES, REASONING, SUITE_NAMES
 
 SIZE = 400  # prompts a suite; with fewer no loss of a point can be excluded
@@ -91,13 +92,14 @@ def controls(world: World) -> pd.DataFrame:
 
 
 def confirmation(world: World) -> pd.DataFrame:
-    """The small alignment set again, on fresh seeds of one organism."""
+    """The small alignment set again, on fresh seeds of one organism; the token limit changes nothing."""
     rows = []
-    for method in ("sft", "presafe"):
+    for method, rate in world.few.items():
         for seed in range(3, 3 + world.seeds):
-            who = {"condition": f"{method}/few", "method": method, "seed": seed}
-            for suite in ("harmful_unseen", "harmful_novel_wrapped"):
-                rows.append(answered(world.few[method], who, suite, "on", world.size))
+            for end in ("", f"+limit={LONGER_LIMIT}") if method in ("sft", "presafe") else ("",):
+                who = {"condition": f"{method}/few{end}", "method": method, "seed": seed}
+                for suite in ("harmful_unseen", "harmful_novel_wrapped"):
+                    rows.append(answered(rate, who, suite, "on", world.size))
     return pd.concat(rows, ignore_index=True)
 
 

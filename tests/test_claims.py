@@ -19,11 +19,14 @@ from claims_results import World
 from saferlrm import claims, measures
 from saferlrm.answers import attack
 from saferlrm.claims import CLAIMS, GAINS, POINT, ledger, parts, verdict_counts
+from saferlrm.confirmation import LONGER_LIMIT
 from saferlrm.crossed import crossed_difference, holm, p_value
 from saferlrm.errors import SaferlrmError
 from saferlrm.plots import alt_text
 from saferlrm.plots.ledger import claims_ledger
+from saferlrm.profile import load_profile
 from saferlrm.store import repository
+from saferlrm.study.controls import LONGER
 from saferlrm.verdicts import (
     ABSTRACT,
     DERIVED,
@@ -57,7 +60,10 @@ AGAINST = World(
 )  # fmt: skip
 # The head helps with few examples, and more when its gradient is cut or its labels do not fit.
 UNEXPLAINED = World(few=dict.fromkeys(made.CONTROLS, 0.0) | {"sft": 0.4, "presafe": 0.1})
-NEEDS_GAIN = ("head-needs-gradient", "head-needs-labels", "head-needs-signal")
+NEEDS = ("gradient", "labels", "signal")
+NEEDS_GAIN = tuple(f"head-needs-{what}" for what in NEEDS)
+NEEDS_CONFIRMED = tuple(f"head-confirmed-needs-{what}" for what in NEEDS)
+ABOUT_CONFIRMED = (*NEEDS_CONFIRMED, "head-confirmed-any-length", "head-confirmed-refuses")
 IDS = [claim.id for claim in CLAIMS]
 
 
@@ -109,7 +115,7 @@ def test_every_claim_can_hold(claim, paper, total):
         assert total.loc[claim, "verdict"] == HOLDS, total.loc[claim, "why"]
 
 
-@pytest.mark.parametrize("claim", [i for i in IDS if i not in NEEDS_GAIN])
+@pytest.mark.parametrize("claim", [i for i in IDS if i not in NEEDS_GAIN + ABOUT_CONFIRMED])
 def test_every_claim_can_fail(claim, against):
     assert against.loc[claim, "verdict"] == FAILS, against.loc[claim, "why"]
 
@@ -118,9 +124,28 @@ def test_what_a_gain_needs_is_judged_where_there_is_a_gain(against, tmp_path):
     for claim in NEEDS_GAIN:
         assert against.loc[claim, "verdict"] == UNDECIDED
         assert against.loc[claim, "why"].startswith("There is no gain of the head with few examples to explain: ")
+    for claim in ABOUT_CONFIRMED:
+        assert against.loc[claim, "verdict"] == UNDECIDED
+        assert against.loc[claim, "why"].startswith("There is no confirmed gain of the head to explain: ")
     unexplained = found(tmp_path, UNEXPLAINED)
-    assert unexplained.loc["head-gains-few-unseen", "verdict"] == HOLDS
-    assert (unexplained.loc[list(NEEDS_GAIN), "verdict"] == FAILS).all()
+    assert (unexplained.loc[["head-gains-few-unseen", "head-confirmed"], "verdict"] == HOLDS).all()
+    assert (unexplained.loc[list(NEEDS_GAIN + NEEDS_CONFIRMED), "verdict"] == FAILS).all()
+
+
+def test_a_gain_that_longer_answers_undo_or_that_no_refusal_makes_is_told_apart(folder):
+    path = folder / "tidy" / "confirmation.parquet"
+    rows = pd.read_parquet(path)
+    rows["refused"] = False  # attacks fail, and nobody refuses
+    longer = rows["condition"] == f"presafe/few+limit={LONGER_LIMIT}"
+    rows.loc[longer, "attack_success"] = True
+    rows.to_parquet(path, index=False)
+    assert judge("head-confirmed", folder).verdict == HOLDS
+    assert judge("head-confirmed-refuses", folder).verdict == FAILS
+    assert judge("head-confirmed-any-length", folder).verdict == FAILS
+
+
+def test_the_confirmation_is_asked_at_the_limit_its_rule_names():
+    assert load_profile("organism").decoding.max_new_tokens * LONGER == LONGER_LIMIT
 
 
 def test_the_control_is_judged_by_the_same_rule(paper, total):
@@ -150,7 +175,7 @@ def test_what_was_not_measured_is_undecided_and_said_file_by_file(tmp_path, fold
     assert table["why"].str.contains(r"^Not measured: results/\S+ is not there\.$").all()
     assert table["value"].isna().all()
     (folder / "tidy" / "controls.parquet").unlink()
-    missing = {i: judge(i, folder).why for i in IDS if i.startswith("head-")}
+    missing = {i: judge(i, folder).why for i in IDS if re.match("head-(gains|needs)", i)}
     assert set(missing.values()) == {"Not measured: results/tidy/controls.parquet is not there."}
     assert judge("ends-at-3.7", folder).verdict == HOLDS
 
@@ -365,7 +390,7 @@ def test_the_ledger_keeps_the_order_of_the_claims_and_counts_every_verdict(paper
         counts = verdict_counts(table)
         assert list(counts.index) == list(VERDICTS)
         assert counts.sum() == len(CLAIMS)
-    assert verdict_counts(against)[FAILS] == len(CLAIMS) - len(NEEDS_GAIN)
+    assert verdict_counts(against)[FAILS] == len(CLAIMS) - len(NEEDS_GAIN + ABOUT_CONFIRMED)
     assert verdict_counts(against)[HOLDS] == 0
     assert paper["why"].str.contains(r"\d \[|∞").all()
 

@@ -31,6 +31,7 @@ FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
     "adaptive": (plots.adaptive, tables.adaptive()),
     "truncation": (plots.truncation, tables.truncation()),
     "organisms": (plots.organisms, tables.organisms()),
+    "failed_attacks": (plots.failed_attacks, tables.with_verdicts(tables.organisms())),
 }
 
 
@@ -318,6 +319,22 @@ def test_conclusions_are_counted_organism_by_organism(drawn):
     rows = tables.organisms()
     turned = rows.replace({"condition": {"sft/few": "presafe/few", "presafe/few": "sft/few"}})
     assert "with few examples on 0 of 3 (the opposite on 3)" in words(plots.organisms(turned))
+
+
+def test_a_failed_attack_is_not_yet_a_refusal(drawn):
+    rows = tables.with_verdicts(tables.organisms())
+    asked = rows["suite"].isin(["harmful_unseen", "harmful_novel_wrapped"]) & (rows["mode"] == "on")
+    head = rows[asked & (rows["condition"] == "presafe/few")]
+    refused = [style.percent(part["refused"].mean()) for _, part in head.groupby("organism")]
+    said = "refuses {} of attacks on organisms 0, 1, 2, and gives {} an answer without content".format
+    nothing = "0\u00a0%"
+    expected = said(", ".join(refused), ", ".join([nothing] * 3))
+    assert expected.replace("\u00a0", " ") in words(drawn["failed_attacks"])
+    rows.loc[(rows["organism"] == 1) & (rows["verdict"] == "refusal"), "verdict"] = "babble"
+    broken = said(f"{refused[0]}, {nothing}, {refused[2]}", f"{nothing}, {refused[1]}, {nothing}")
+    assert broken.replace("\u00a0", " ") in words(plots.failed_attacks(rows))
+    without = plots.failed_attacks(rows[rows["condition"] != "presafe/few"])
+    assert words(without) == "What becomes of harmful requests"
 
 
 def test_an_organism_without_both_sides_of_a_conclusion_is_left_out_of_it():

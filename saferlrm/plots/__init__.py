@@ -15,7 +15,7 @@ from saferlrm.plots.evidence import control_differences, controls
 from saferlrm.plots.ledger import claims_ledger
 from saferlrm.plots.mechanism import gradient_path, latent_shift, probes_before_after
 from saferlrm.plots.method import method_diagram
-from saferlrm.plots.organisms import organisms
+from saferlrm.plots.organisms import failed_attacks, organisms
 from saferlrm.plots.prerequisites import hints, self_consistency, sizes, thought_budgets, vote_on_refusal
 from saferlrm.plots.probing import probe_along_thought, probe_by_layer
 from saferlrm.plots.real import judge_accuracy, prompt_classifiers
@@ -37,6 +37,7 @@ __all__ = [
     "control_differences",
     "controls",
     "decision_costs",
+    "failed_attacks",
     "frontier",
     "gradient_path",
     "hints",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saferlrm import evaluate
@@ -123,17 +124,9 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
     for ax, mode in zip(axes.flat, shown, strict=False):
         part = table[table["mode"] == mode]
         shares = pd.crosstab(part["suite"], part["verdict"], normalize="index").reindex(order).fillna(0)
-        left = np.zeros(len(order))
-        for name, label in (VERDICTS | {k: v for k, v in SELDOM.items() if k in set(table["verdict"])}).items():
-            width = shares[name].to_numpy() if name in shares else np.zeros(len(order))
-            bare = {"linewidth": 0}  # an edge would hide the thinnest shares
-            ax.barh(range(len(order)), width, left=left, color=style.PALETTE[name], label=label, height=0.78, **bare)
-            left += width
+        stacked(ax, shares, table["verdict"])
         ax.set_title(style.mode_name(mode))
         ax.set_yticks(range(len(order)), [style.suite_name(name) for name in order])
-        ax.grid(axis="y", visible=False)
-        style.rate_axis(ax)
-        ax.set_xlim(0, 1)
     axes[0, 0].invert_yaxis()
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
@@ -158,6 +151,23 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
     return style.finish(
         figure, finding, caption, "Stacked bars: share of each verdict by suite and mode.", axes[0, 0]
     )
+
+
+def stacked(ax: Axes, shares: pd.DataFrame, verdicts: pd.Series) -> None:
+    """Draws a bar for each row of ``shares`` (columns are verdicts), in the colours that verdicts have everywhere.
+
+    Args:
+        verdicts: those of the whole figure, so that every panel has the same legend.
+    """
+    left = np.zeros(len(shares))
+    for name, label in (VERDICTS | {k: v for k, v in SELDOM.items() if k in set(verdicts)}).items():
+        width = shares[name].to_numpy() if name in shares else np.zeros(len(shares))
+        bare = {"linewidth": 0}  # an edge would hide the thinnest shares
+        ax.barh(range(len(shares)), width, left=left, color=style.PALETTE[name], label=label, height=0.78, **bare)
+        left += width
+    ax.grid(axis="y", visible=False)
+    style.rate_axis(ax)
+    ax.set_xlim(0, 1)
 
 
 def thought_length(evaluation: pd.DataFrame) -> Figure:

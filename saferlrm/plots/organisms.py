@@ -1,4 +1,4 @@
-"""The conclusions on every organism: which of them depend on how the organism grew."""
+"""The conclusions on every organism: which of them depend on how the organism grew, and how attacks fail."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
+from saferlrm.conditions import BEFORE, FEW
 from saferlrm.plots import style
+from saferlrm.plots.behaviour import stacked
 from saferlrm.plots.forest import OPEN, difference, dot, grid, label_rows, zero_line
-from saferlrm.plots.measures import PLAIN
+from saferlrm.plots.measures import ORDER, PLAIN, condition_name
 from saferlrm.suites.synthetic import REASONING
 
+ATTACKED = ("harmful_unseen", "harmful_novel_wrapped")
+HEAD = f"presafe/{FEW}"
+EMPTY = ("babble", "truncated")  # verdicts on an answer without content
 DECIDED = style.PALETTE["presafe"]
 
 
@@ -105,6 +110,50 @@ def organisms(rows: pd.DataFrame) -> Figure:
     shows = "Dots with intervals around a line at zero: a row for each organism, a panel for each conclusion."
     finding = f"By organism: {', '.join(words)}"
     return style.finish(figure, finding, caption, shows, ax)
+
+
+def failed_attacks(rows: pd.DataFrame) -> Figure:
+    """What became of attacks after alignment with few examples, as shares of verdicts: a panel for each organism.
+
+    An attack that fails is not yet a refusal: an answer without content is no success either.
+
+    Args:
+        rows: tidy rows with ``prompt_id``, ``suite``, ``mode``, ``verdict``, ``condition`` and ``organism``.
+    """
+    needed = ("prompt_id", "suite", "mode", "verdict", "condition", "organism")
+    style.require(rows, needed, "failed_attacks")
+    few = rows["condition"].str.endswith(f"/{FEW}") | (rows["condition"] == BEFORE)
+    part = rows[few & rows["suite"].isin(ATTACKED) & (rows["mode"] == "on")]
+    style.require(part, (), "failed_attacks")
+    order = style.in_order(part["condition"], [end for name in ORDER for end in (name, f"{name}/{FEW}")])
+    names = sorted(set(part["organism"]))
+    figure, axes = style.canvas(1, len(names), 0.42 * len(order) + 2.2, sharex=True, sharey=True)
+    refused, empty = [], []
+    for ax, organism in zip(axes[0], names, strict=True):
+        own = part[part["organism"] == organism]
+        shares = pd.crosstab(own["condition"], own["verdict"], normalize="index").reindex(order).fillna(0)
+        stacked(ax, shares, part["verdict"])
+        ax.set_title(f"organism {organism:g}")
+        ax.set_yticks(range(len(order)), [condition_name(name).replace(" (few)", "") for name in order])
+        if HEAD in order:
+            refused.append(style.percent(shares.loc[HEAD].get("refusal", 0.0)))
+            empty.append(style.percent(shares.loc[HEAD].reindex(EMPTY).fillna(0).sum()))
+    axes[0, 0].invert_yaxis()
+    sizes = part.groupby(["organism", "condition"])["prompt_id"].nunique()
+    widest = 100 * 1.96 * (0.25 / sizes.min()) ** 0.5
+    caption = (
+        f"{style.counts(sizes)} harmful requests a bar, direct and in unseen jailbreaks, thinking on, few examples; "
+        "mean over the alignment seeds. An answer without content (babble, cut off) counts as a failed attack. Over "
+        f"prompts alone 95\u00a0% intervals reach at most {widest:.0f} points either way; the seeds scatter too."
+    )
+    finding = "What becomes of harmful requests"
+    if refused:
+        finding = (
+            f"Failed is not refused: PreSafe refuses {', '.join(refused)} of attacks on organisms "
+            f"{', '.join(f'{name:g}' for name in names)}, and gives {', '.join(empty)} an answer without content"
+        )
+    shows = "Stacked bars: share of each verdict by model, a panel for each organism."
+    return style.finish(figure, finding, caption, shows, axes[0, 0])
 
 
 def _counted(one: Conclusion, table: pd.DataFrame) -> str:

@@ -73,6 +73,7 @@ class Study(Probing, Controls, Interventions, Prerequisites):
             "truncation": lambda study, seed: study.truncation(),
             "organisms": lambda study, seed: study.organisms(),
             "confirmation": lambda study, seed: study.confirmation(),
+            "further_organisms": lambda study, seed: study.further_organisms(),
             "classifier_of_organisms": lambda study, seed: study.classifier_of_organisms(),
         }
 

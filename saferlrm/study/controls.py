@@ -30,6 +30,9 @@ TREATED = (
 CONFIRMED_ORGANISM, FRESH_SEEDS = 2, tuple(range(3, 13))
 CONFIRMED = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "detached", "shuffled", "random")))
 LONGER = 4
+# Organisms that had no part in finding where the head helps, and what is made of each with few examples.
+FURTHER_ORGANISMS = (3, 4, 5)
+FURTHER = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "shuffled")))
 SWEPT_PROMPTS = 50  # of each suite
 
 
@@ -136,6 +139,29 @@ class Controls(Robustness):
         rows = pd.concat([rows, *cut], ignore_index=True)
         self.save_rows("confirmation", rows)
         return rows
+
+    def further_organisms(self) -> pd.DataFrame:
+        """The head with few examples on :data:`FURTHER_ORGANISMS`, whether or not they show the phenomenon.
+
+        They are grown first, a quarter of an hour each on two cores, so this is no part of ``make study``: the rows go
+        to ``results/tidy/further_organisms.parquet``, where the ledger and notebook 09 read them.
+
+        Raises:
+            SaferlrmError: the model under study is no organism.
+        """
+        if self.profile.model != "organism":
+            raise SaferlrmError(f"{self.profile.model} has no growth seeds; choose a profile of the organism")
+        self.side_by_side("organism", [(seed,) for seed in FURTHER_ORGANISMS])
+        listed = [conditions.condition(name) for name in FURTHER]
+        studies = [self.of_organism(seed) for seed in FURTHER_ORGANISMS]
+        rows = pd.concat([study.cards(listed, self.profile.evidence.seeds) for study in studies], ignore_index=True)
+        self.save_rows("further_organisms", rows)
+        return rows
+
+    def measured_further(self) -> pd.DataFrame:
+        """What :meth:`further_organisms` found, from the results folder; an empty table where it has not run."""
+        path = self.out / "results" / "tidy" / "further_organisms.parquet"
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
     def control(self, name: str, seeds: Sequence[int] | None = None, **differs: Any) -> pd.DataFrame:
         """One condition at other settings, beside plain fine-tuning at the same settings and the unaligned model.
