@@ -60,6 +60,11 @@ def ledger(results: Results) -> pd.DataFrame:
     return judged(CLAIMS, results)
 
 
+def tried_again(results: Results) -> pd.DataFrame:
+    """The claims of :mod:`saferlrm.confirmation` alone."""
+    return judged(CONFIRMATION, results)
+
+
 def parts(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, str]]:
     """The ledger by what its claims ask: each part with its question, in the ledger's order."""
     head = table["id"].str.contains("head-|^lora-alone|^decisions-")
@@ -122,6 +127,7 @@ HEAD_GAINS = tuple(
     for name, (_, among) in SETS.items()
     for where, (_, _, said) in ATTACKS.items()
 )  # fmt: skip
+CONFIRMATION = confirmation(POINT, OTHER, ALL, LACKS)
 FEW_GAINS = [claim for claim in HEAD_GAINS if claim.id.startswith(f"head-gains-{FEW}-")]
 
 CLAIMS: tuple[Claim, ...] = (
@@ -354,5 +360,5 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         at_most(-POINT), ALL,
     ),
-    *confirmation(POINT, OTHER, ALL, LACKS),
+    *CONFIRMATION,
 )  # fmt: skip

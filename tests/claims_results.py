@@ -103,6 +103,18 @@ def confirmation(world: World) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def further_organisms(world: World) -> pd.DataFrame:
+    """The small alignment set on organisms of other growth seeds."""
+    rows = []
+    for organism in range(3, 3 + world.organisms):
+        for method in ("sft", "presafe"):
+            for seed in range(world.seeds):
+                who = {"condition": f"{method}/few", "method": method, "seed": seed, "organism": organism}
+                for suite in ("harmful_unseen", "harmful_novel_wrapped"):
+                    rows.append(answered(world.few[method], who, suite, "on", world.size))
+    return pd.concat(rows, ignore_index=True)
+
+
 def temperature(world: World) -> pd.DataFrame:
     """Two temperatures, two values of top-p and two of top-k."""
     rows = []
@@ -187,4 +199,5 @@ def write(folder: Path, world: World) -> Path:
 TABLES = {
     "evaluation": evaluation, "controls": controls, "temperature": temperature, "organisms": organisms,
     "classifier": classifiers, "confirmation": confirmation,
+    "further_organisms": further_organisms,
 }  # fmt: skip

@@ -26,7 +26,7 @@ from saferlrm.plots import alt_text
 from saferlrm.plots.ledger import claims_ledger
 from saferlrm.profile import load_profile
 from saferlrm.store import repository
-from saferlrm.study.controls import LONGER
+from saferlrm.study.confirming import LONGER
 from saferlrm.verdicts import (
     ABSTRACT,
     DERIVED,
@@ -175,7 +175,7 @@ def test_what_was_not_measured_is_undecided_and_said_file_by_file(tmp_path, fold
     assert table["why"].str.contains(r"^Not measured: results/\S+ is not there\.$").all()
     assert table["value"].isna().all()
     (folder / "tidy" / "controls.parquet").unlink()
-    missing = {i: judge(i, folder).why for i in IDS if re.match("head-(gains|needs)", i)}
+    missing = {i: judge(i, folder).why for i in IDS if re.match("head-(gains-(full|few)|needs)", i)}
     assert set(missing.values()) == {"Not measured: results/tidy/controls.parquet is not there."}
     assert judge("ends-at-3.7", folder).verdict == HOLDS
 

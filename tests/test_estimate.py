@@ -264,6 +264,15 @@ def test_the_guide_shows_what_the_estimate_says() -> None:
         assert found == [int(number) for number in shown], model
 
 
+def test_the_notebook_names_the_hardware_that_the_estimate_takes() -> None:
+    card = Hardware()
+    said = (repository() / "notebooks" / "11_real_models.ipynb").read_text(encoding="utf-8")
+    assert (
+        f"one card with {card.memory:g} GiB, {card.tflops:g} TFLOP/s and {card.bandwidth:g} TB/s of which "
+        f"{card.utilisation:.0%} are reached".replace("%", " %")
+    ) in said
+
+
 def test_memory_is_that_of_a_part_and_of_the_judge() -> None:
     arch, profile = architecture("Qwen3-8B"), load_profile("gpu", **{"alignment.micro_batch": None})
     whole = estimate(arch, profile).value("alignment, 16 at once x 4096 tokens", "in all")

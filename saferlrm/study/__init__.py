@@ -19,7 +19,7 @@ from typing import Any
 from saferlrm.conditions import BEFORE, condition
 from saferlrm.errors import SaferlrmError
 from saferlrm.study.base import shipped_organism
-from saferlrm.study.controls import Controls
+from saferlrm.study.confirming import Confirming
 from saferlrm.study.interventions import Interventions
 from saferlrm.study.prerequisites import Prerequisites
 from saferlrm.study.probing import Probing
@@ -27,7 +27,7 @@ from saferlrm.study.probing import Probing
 __all__ = ["BEFORE", "Study", "shipped_organism"]
 
 
-class Study(Probing, Controls, Interventions, Prerequisites):
+class Study(Probing, Confirming, Interventions, Prerequisites):
     """One profile's study; see :class:`saferlrm.study.base.Base` for its arguments."""
 
     @classmethod

@@ -231,6 +231,11 @@ class Base:
             os.replace(part, folder / f"{name}.parquet")
         return folder / f"{name}.parquet"
 
+    def saved_rows(self, name: str) -> pd.DataFrame:
+        """Tidy rows of a stage that is run on request alone; an empty table where it has not run."""
+        path = self.out / "results" / "tidy" / f"{name}.parquet"
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
     def save_figure(self, figure: Figure, name: str) -> None:
         """Writes a figure to ``figures/<name>.png`` and ``.svg``."""
         folder = self.out / "figures"

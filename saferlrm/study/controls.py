@@ -25,14 +25,6 @@ TREATED = (
     (f"sft/{FEW}", f"presafe/{FEW}"),
     (f"detached_decisions/{FEW}", f"presafe_decisions/{FEW}"),
 )
-# Where the head looked useful on the first three alignment seeds, the seeds on which that is tried again, what could
-# explain it away, and how many times longer an answer may be when the token limit is the suspect.
-CONFIRMED_ORGANISM, FRESH_SEEDS = 2, tuple(range(3, 13))
-CONFIRMED = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "detached", "shuffled", "random")))
-LONGER = 4
-# Organisms that had no part in finding where the head helps, and what is made of each with few examples.
-FURTHER_ORGANISMS = (3, 4, 5)
-FURTHER = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "shuffled")))
 SWEPT_PROMPTS = 50  # of each suite
 
 
@@ -120,48 +112,6 @@ class Controls(Robustness):
             return pd.DataFrame(rows)
 
         return self.collected("treatment", build, pairs=TREATED)
-
-    def confirmation(self) -> pd.DataFrame:
-        """The head with few examples on the organism on which it looked useful, on alignment seeds that are fresh.
-
-        With the controls that could explain a gain away, and (group ``robustness:truncation``) unseen requests where an
-        answer may be :data:`LONGER` times as long. Asked once, by the rules of :mod:`saferlrm.confirmation`, and no
-        part of ``make study``: the rows go to ``results/tidy/confirmation.parquet``, where the ledger reads them.
-
-        Raises:
-            SaferlrmError: the model under study is no organism.
-        """
-        study = self.of_organism(CONFIRMED_ORGANISM)
-        rows = study.cards([conditions.condition(name) for name in CONFIRMED], FRESH_SEEDS)
-        limits = (LONGER * self.profile.decoding.max_new_tokens,)
-        longer = [(name, seed, limits) for name in CONFIRMED[1:3] for seed in FRESH_SEEDS]
-        cut = study.side_by_side("truncation_of", longer)
-        rows = pd.concat([rows, *cut], ignore_index=True)
-        self.save_rows("confirmation", rows)
-        return rows
-
-    def further_organisms(self) -> pd.DataFrame:
-        """The head with few examples on :data:`FURTHER_ORGANISMS`, whether or not they show the phenomenon.
-
-        They are grown first, a quarter of an hour each on two cores, so this is no part of ``make study``: the rows go
-        to ``results/tidy/further_organisms.parquet``, where the ledger and notebook 09 read them.
-
-        Raises:
-            SaferlrmError: the model under study is no organism.
-        """
-        if self.profile.model != "organism":
-            raise SaferlrmError(f"{self.profile.model} has no growth seeds; choose a profile of the organism")
-        self.side_by_side("organism", [(seed,) for seed in FURTHER_ORGANISMS])
-        listed = [conditions.condition(name) for name in FURTHER]
-        studies = [self.of_organism(seed) for seed in FURTHER_ORGANISMS]
-        rows = pd.concat([study.cards(listed, self.profile.evidence.seeds) for study in studies], ignore_index=True)
-        self.save_rows("further_organisms", rows)
-        return rows
-
-    def measured_further(self) -> pd.DataFrame:
-        """What :meth:`further_organisms` found, from the results folder; an empty table where it has not run."""
-        path = self.out / "results" / "tidy" / "further_organisms.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
     def control(self, name: str, seeds: Sequence[int] | None = None, **differs: Any) -> pd.DataFrame:
         """One condition at other settings, beside plain fine-tuning at the same settings and the unaligned model.
