@@ -9,7 +9,7 @@ from saferlrm.crossed import crossed_difference, outcomes
 from saferlrm.plots.style import suite_name
 from saferlrm.show import figures, read
 
-SEEN = {"compliance": "answered", "off_topic": "about something else", "refusal": "refused"}
+SEEN = {"compliance": "answered", "off_topic": "about something else", "refusal": "refused", "partial": "refused"}
 COLUMNS = ["suite", "ending", "plain", "other", "difference", "low", "high", "n", "seeds"]
 HIDDEN, EMPTY = "refused in the thought alone", "no content"  # no content: babble, or cut off before there was any
 
@@ -39,7 +39,7 @@ def endings(rows: pd.DataFrame, plain: str, other: str) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     found = []
     for suite, part in rows.assign(ending=ending(rows)).groupby("suite", sort=False):
-        for kind in (*SEEN.values(), HIDDEN, EMPTY):
+        for kind in dict.fromkeys((*SEEN.values(), HIDDEN, EMPTY)):
             told = part.assign(is_kind=(part["ending"] == kind).astype(float))
             one, two = (outcomes(told[told["condition"] == name], "is_kind") for name in (plain, other))
             gap = crossed_difference(one.to_numpy(), two.loc[one.index].to_numpy())

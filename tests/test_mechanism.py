@@ -15,7 +15,7 @@ from saferlrm.lm import load_lm
 from saferlrm.mechanism import ALIKE, POSITIONS, TRAIN, Reading, Unaligned
 from saferlrm.profile import load_profile
 from saferlrm.store import Store
-from saferlrm.study.mechanism import Mechanism
+from saferlrm.study.interventions import Interventions
 from saferlrm.suites import synthetic
 from saferlrm.suites.types import Prompt
 
@@ -148,15 +148,15 @@ def test_readings_hold_what_extraction_gives_and_keep_training_apart(tiny_lm_fol
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, tiny_lm_folder) -> Mechanism:
+def study(tmp_path_factory, tiny_lm_folder) -> Interventions:
     """The smoke profile on a random model that is not trained."""
     small = {"decoding.max_new_tokens": 8, "decoding.forced_thought_tokens": 4, "probe.n_train": 40}
     profile = load_profile("smoke", model=str(tiny_lm_folder), **small)
-    return Mechanism(profile, Store(tmp_path_factory.mktemp("store")))
+    return Interventions(profile, Store(tmp_path_factory.mktemp("store")))
 
 
 def test_the_unaligned_model_goes_through_every_stage(study, monkeypatch):
-    monkeypatch.setattr("saferlrm.study.mechanism.CAUSAL_PROMPTS", 2)
+    monkeypatch.setattr("saferlrm.study.interventions.CAUSAL_PROMPTS", 2)
     before = ("before",)
     probes = study.mechanism_probes(before)
     assert set(probes["position"]) == set(POSITIONS)
