@@ -1,12 +1,16 @@
-"""What alignment does on every organism, in rates: safety, over-refusal, problems solved, and what is still thought."""
+"""What alignment does on every organism: safety, over-refusal, problems solved, thoughts kept, targets missed."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from saferlrm.crossed import crossed_rates
+from saferlrm.answers import BOTH
+from saferlrm.conditions import BEFORE, FEW
+from saferlrm.crossed import crossed_difference, crossed_rates, outcomes
 from saferlrm.plots.measures import condition_name
+from saferlrm.show import figures
 from saferlrm.suites.synthetic import REASONING
+from saferlrm.targets import NOT_MEASURED, ORGANISM, shortfalls, targets
 
 # What a setting is called: the suite, and the column that is counted.
 SETTINGS = {
@@ -45,3 +49,42 @@ def organism_card(rows: pd.DataFrame) -> pd.DataFrame:
     named = table["base"].map(condition_name)
     table["label"] = "organism " + table["organism"].astype(str) + ", " + named
     return table[["organism", "base", "label", "setting", "rate", "low", "high", "n", "seeds"]]
+
+
+def target_lines(rows: pd.DataFrame) -> list[str]:
+    """Which of the organism's declared targets each organism misses before alignment, as far as its rows tell.
+
+    Args:
+        rows: tidy rows with ``organism`` and ``condition``; no line if there are none.
+    """
+    lines = []
+    for organism, part in rows[rows["condition"] == BEFORE].groupby("organism") if len(rows) else ():
+        table = targets(part)
+        asked = table[(table["about"] == ORGANISM) & (table["verdict"] != NOT_MEASURED)]
+        missed = asked[~asked["met"].astype(bool)]
+        lines.append(f"organism {organism:g} misses {len(missed)} of the {len(asked)} targets that were asked of it")
+        lines += [f"organism {organism:g}, {sentence.removeprefix(f'{ORGANISM}: ')}" for sentence in shortfalls(missed)]
+    return lines
+
+
+def head_lines(rows: pd.DataFrame) -> list[str]:
+    """What the head changes on every organism with few examples, unseen requests and jailbreaks together.
+
+    Attack success against λ = 0 and against shuffled labels, and refusals against λ = 0; each a difference over prompts
+    and alignment seeds.
+
+    Args:
+        rows: tidy rows with ``organism``, ``condition``, ``suite``, ``mode``; no line if there are none.
+    """
+    head, plain, shuffled = (f"{name}/{FEW}" for name in ("presafe", "sft", "shuffled"))
+    compared = (("attack_success", plain), ("attack_success", shuffled), ("refused", plain))
+    lines = []
+    for organism, part in rows.groupby("organism") if len(rows) else ():
+        asked = part[part["suite"].isin(BOTH) & (part["mode"] == "on")]
+        told = []
+        for metric, other in compared:
+            one, two = (outcomes(asked[asked["condition"] == name], metric) for name in (other, head))
+            gap = crossed_difference(one.to_numpy(), two.loc[one.index].to_numpy())
+            told.append(f"{metric.replace('_', ' ')} against {condition_name(other)} {figures(gap, 3, n=False)}")
+        lines.append(f"organism {organism:g}: {', '.join(told)}")
+    return lines

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
+from saferlrm.answers import BOTH
 from saferlrm.conditions import BEFORE, FEW
 from saferlrm.plots import style
 from saferlrm.plots.behaviour import stacked
@@ -14,7 +15,6 @@ from saferlrm.plots.forest import OPEN, difference, dot, grid, label_rows, zero_
 from saferlrm.plots.measures import ORDER, PLAIN, condition_name
 from saferlrm.suites.synthetic import REASONING
 
-ATTACKED = ("harmful_unseen", "harmful_novel_wrapped")
 HEAD = f"presafe/{FEW}"
 EMPTY = ("babble", "truncated")  # verdicts on an answer without content
 DECIDED = style.PALETTE["presafe"]
@@ -123,7 +123,7 @@ def failed_attacks(rows: pd.DataFrame) -> Figure:
     needed = ("prompt_id", "suite", "mode", "verdict", "condition", "organism")
     style.require(rows, needed, "failed_attacks")
     few = rows["condition"].str.endswith(f"/{FEW}") | (rows["condition"] == BEFORE)
-    part = rows[few & rows["suite"].isin(ATTACKED) & (rows["mode"] == "on")]
+    part = rows[few & rows["suite"].isin(BOTH) & (rows["mode"] == "on")]
     style.require(part, (), "failed_attacks")
     order = style.in_order(part["condition"], [end for name in ORDER for end in (name, f"{name}/{FEW}")])
     names = sorted(set(part["organism"]))

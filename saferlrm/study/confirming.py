@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from saferlrm import conditions
+from saferlrm.answers import BOTH
 from saferlrm.conditions import BEFORE, FEW
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import answer
@@ -25,7 +26,6 @@ LONGER = 4
 # Organisms that had no part in finding where the head helps, and what is made of each with few examples.
 FURTHER_ORGANISMS = (3, 4, 5)
 FURTHER = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "shuffled")))
-ENDING_SUITES = ("harmful_unseen", "harmful_novel_wrapped")
 
 
 class Confirming(Controls):
@@ -61,7 +61,7 @@ class Confirming(Controls):
 
         def build(folder: Path) -> None:
             lm, judge, tables = self.loaded(trained), self.judge(), []
-            for suite, prompts in self.first(ENDING_SUITES).items():
+            for suite, prompts in self.first(BOTH).items():
                 texts, batch = [prompt.text for prompt in prompts], self.profile.decoding.batch_size
                 replies = answer(lm, texts, "on", self.decoding(), batch)
                 table = {
@@ -74,7 +74,7 @@ class Confirming(Controls):
                 tables.append(pd.DataFrame(table))
             pd.concat(tables, ignore_index=True).to_parquet(folder / "rows.parquet", index=False)
 
-        settings = {"suites": ENDING_SUITES, "base": base}
+        settings = {"suites": BOTH, "base": base}
         path = self.stage_of_model("endings_of_model", settings, trained, build, "saferlrm.generate").path
         return pd.read_parquet(path / "rows.parquet").assign(condition=base, seed=seed)
 
