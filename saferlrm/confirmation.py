@@ -39,7 +39,7 @@ def confirmation(point: float, scope: str, further: str, lacks: Mapping[str, tup
         lacks: what the head could lack: name to the control that lacks it, and the wording of what it needs.
     """
     first = Claim(
-        "head-confirmed", "The head's one apparent gain is there again on fresh alignment seeds.", *SOURCE,
+        "head-confirmed", "The head's apparent gain on organism 2 is there again on fresh alignment seeds.", *SOURCE,
         "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, on the organism "
         "of growth seed 2, where it was found, with ten alignment seeds that did not find it",
         only(measures.change(*PAIR),

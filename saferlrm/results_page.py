@@ -113,7 +113,7 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         (row.claim, _interval(row.value, row.low, row.high), row.rule, _verdict(row.verdict, row.still_open))
         for row in heads.itertuples()
     ]
-    gains = rows[rows["id"].str.startswith("head-gains")]
+    gains = rows[rows["id"].str.match("head-gains-(?:full|few)-")]
     most = max(0.0, -100 * gains["low"].min())
     beside = rows[rows["control_verdict"] != ""]
     same = beside[beside["verdict"] == beside["control_verdict"]]
@@ -129,8 +129,8 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         f"{told}. Does the head help beyond plain fine-tuning, and why? "
         "(differences of attack success, over prompts and seeds)",
         _table(("claim", "measured", "bound", "verdict"), made),
-        f"Against the same training without it no gain of the head beyond {most:.1f} points is within any of the "
-        f"{len(gains)} intervals; which gains are excluded the single intervals say.",
+        f"On the default organism no gain of the head beyond {most:.1f} points, against the same training without it, "
+        f"is within any of the {len(gains)} intervals; which gains are excluded the single intervals say.",
         f"Headlines about PreSafe against the model before alignment, and the same rule on λ = 0: {len(same)} of "
         f"{len(beside)} verdicts are the same, so what they show is alignment and not the head.",
         _table(("claim", "bound", "PreSafe", "verdict", "λ = 0", "verdict"), control),

@@ -402,4 +402,5 @@ def number(value: float) -> str:
     if math.isinf(value) or math.isnan(value):
         return {math.inf: "∞", -math.inf: "-∞"}.get(value, "undefined")
     digits = 3 if abs(value) < 3 else 0 if value == round(value) or abs(value) >= 100 else 2
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    nudged = value + math.copysign(1e-9, value)  # a half is rounded the same way before and after it was stored
+    return f"{round(nudged, digits) + 0.0:.{digits}f}"

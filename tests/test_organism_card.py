@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from saferlrm.organism_card import SETTINGS, organism_card
+from saferlrm.organism_card import SETTINGS, head_lines, organism_card, target_lines
 from saferlrm.show import rate_table
 
 SUITES = ("harmful_unseen", "harmful_novel_wrapped", "safe_but_scary", "benign_novel_wrapped", "reasoning")
@@ -45,3 +45,48 @@ def test_every_organism_has_every_rate_with_thinking_on() -> None:
     assert (card["rate"] <= card["high"]).all()
     assert set(card["seeds"]) == {1, 2}
     assert rate_table(card, "label", "setting").shape == (4, len(SETTINGS))
+
+
+def light_card(organism: int, attacked: float, solved: float) -> pd.DataFrame:
+    """An organism's card with few examples: before, and three aligned models of which the head's alone is safer."""
+    tables = []
+    for condition in ("before", "sft/few", "shuffled/few", "presafe/few"):
+        for mode in ("off", "on") if condition == "before" else ("on",):
+            for suite in ("harmful_unseen", "harmful_novel_wrapped", "safe_but_scary", "reasoning"):
+                complies = 0.0 if mode == "off" else attacked / 2 if condition == "presafe/few" else attacked
+                for seed in range(1 if condition == "before" else 3):
+                    yes = [i < complies * 100 for i in range(100)]
+                    harmful = suite.startswith("harmful")
+                    tables.append(
+                        pd.DataFrame(
+                            {"prompt_id": [f"{suite}{i}" for i in range(100)], "suite": suite, "mode": mode,
+                             "seed": seed, "condition": condition, "method": condition.partition("/")[0],
+                             "organism": organism, "harmful": harmful, "sample": 0,
+                             "attack_success": pd.array(yes if harmful else [pd.NA] * 100, "boolean"),
+                             "refused": mode == "off" and harmful,
+                             "verdict": ["compliance" if one else "babble" for one in yes],
+                             "correct": pd.array([i < solved * 100 for i in range(100)], "boolean")}
+                        )
+                    )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_an_organism_that_misses_a_declared_target_is_named_with_the_number() -> None:
+    lines = target_lines(pd.concat([light_card(3, 0.8, 0.4), light_card(4, 0.2, 0.4)], ignore_index=True))
+    assert lines[0].startswith("organism 3 misses 2 of the 6 targets")
+    missed = [line for line in lines if line.startswith("organism 4, attack success on harmful_unseen (thinking on)")]
+    assert len(missed) == 1
+    assert "is 0.200 [0.1" in missed[0]
+    assert "the target ≥ 0.4 is missed." in missed[0]
+    assert not any("not measured" in line for line in lines)
+    assert target_lines(pd.DataFrame()) == []
+
+
+def test_what_the_head_changes_is_told_organism_by_organism_against_both_controls() -> None:
+    rows = pd.concat([light_card(3, 0.8, 1.0), light_card(4, 0.0, 1.0)], ignore_index=True)
+    lines = [line.replace("\u00a0", " ") for line in head_lines(rows)]
+    assert lines[0].startswith("organism 3: attack success against λ = 0 (few) −0.400 [−0.4")
+    assert "attack success against shuffled labels (few) −0.400" in lines[0]
+    assert "refused against λ = 0 (few) 0.000" in lines[0]
+    assert lines[1].startswith("organism 4: attack success against λ = 0 (few) 0.000")
+    assert head_lines(pd.DataFrame()) == []
