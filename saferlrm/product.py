@@ -45,7 +45,8 @@ MONITORING = """## How to monitor it
 1. **Watch the three rates together**, on fixed sets with gold labels, after every change of model, template or
    decoding settings: attack success, over-refusal, accuracy. [Notebook 06](../notebooks/06_evaluation.ipynb) draws
    them in one figure. Alert on the end of the interval, not on the estimate: few prompts cannot show that a rate is
-   low.
+   low. Count answers without content too: an attack also fails where the answer breaks down, and attack success takes
+   that for safety ([notebook 09](../notebooks/09_rivals_and_robustness.ipynb), *One gain, tried again*).
 2. **Watch thoughts, not only prompts.** Run the judge, or a probe such as that of [notebook
    03](../notebooks/03_probing_latent_safety_signals.ipynb), along the thought and on the answer. A decision before
    the thought and a check after it fail in different places.
