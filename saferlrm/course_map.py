@@ -191,9 +191,9 @@ IDEAS: dict[str, Idea] = {
 EDGES: tuple[Edge, ...] = (
     Edge("model", "writes", "thought"),
     Edge("thought", "can bring", "loss"),
-    Edge("thought", "is the other side of", "tension", ((1, -0.62), (3, -0.62))),
-    Edge("loss", "is one side of", "tension"),
-    Edge("model", "in silence is", "teacher"),
+    Edge("thought", "is the gain in", "tension", ((1, -0.62), (3, -0.62))),
+    Edge("loss", "is the price in", "tension"),
+    Edge("model", "without a thought is a", "teacher"),
     Edge("teacher", "gives", "decision"),
     Edge("decision", "trains", "classifier"),
     Edge("classifier", "predicts", "soft"),
@@ -205,13 +205,13 @@ EDGES: tuple[Edge, ...] = (
     Edge("gradient", "moves", "latent"),
     Edge("gradient", "reaches the weights of", "lora", ((2, 3),)),
     Edge("latent", "is compared with the thought in", "know"),
-    Edge("lora", "is to install", "before"),
+    Edge("lora", "is to install the", "before"),
     Edge("tension", "asks for", "before", ((4.72, 0), (4.72, 3))),
     Edge("before", "is tested in", "evaluation"),
     Edge("attack", "steps past", "before"),
     Edge("attack", "is part of", "evaluation"),
     Edge("evaluation", "yields", "results"),
-    Edge("results", "bound the", "product"),
+    Edge("results", "limit the", "product"),
 )
 
 # What each notebook asks; the rest of its row is read from the notebook itself.

@@ -58,7 +58,12 @@ TERMS: tuple[Term, ...] = (
         "Auxiliary head", "A linear layer that reads one hidden state during training and predicts the safety "
         "decision. It is thrown away before the model is used.", "05", "head",
     ),
-    Term("Babble", "An answer that neither refuses nor gives what was asked for.", "00"),
+    Term("Babble", "An answer without content: it neither refuses nor tells anything; one about something else is *off "
+         "topic*.", "00"),
+    Term("Bag of words", "A prompt as the counts of its words, without order; what a probe must beat.", "03",
+         "bag of words"),
+    Term("Base rate", "Share of harmful requests among all; where it is small, most alarms are false.", "04",
+         "base rate"),
     Term(
         "Bootstrap", "Drawing the measured prompts anew, with repetition, many times: how much the result moves gives "
         "an interval where no formula is at hand.", "01",
@@ -173,6 +178,8 @@ TERMS: tuple[Term, ...] = (
         "Paired difference", "Difference of two conditions on the same prompts. Easy prompts are easy in both, so the "
         "interval is shorter than that of two separate rates.", "01",
     ),
+    Term("Placebo", "A sentence that hints at nothing: what it changes is disturbance and not influence.", "01",
+         "placebo"),
     Term(
         "Preemptive safety decision", "A decision to refuse that is made before the first token of the thought, "
         "instead of somewhere in it.", "09", "decision before the thought",
@@ -244,6 +251,7 @@ TERMS: tuple[Term, ...] = (
         "canned sentence; `on`: a thought of its own; `forced`: a longer one, its end replaced by \"Wait,\".", "00",
     ),
     Term("Truncated", "Cut off by the token limit. It is no success, so a low limit flatters safety.", "02"),
+    Term("Veto", "A vote in which one refusal among several samples decides.", "01", "*Veto*"),
     Term(
         "Wilson's interval", "An interval for a rate that stays honest near 0 and 1, where the textbook one shrinks to "
         "nothing.", "00",

@@ -9,7 +9,7 @@ import pytest
 from saferlrm.endings import EMPTY, HIDDEN, ending, ending_lines, endings
 from saferlrm.errors import SaferlrmError
 from saferlrm.profile import load_profile
-from saferlrm.store import Store
+from saferlrm.store import Store, repository
 from saferlrm.study import Study
 from saferlrm.study import confirming as module
 
@@ -87,3 +87,19 @@ def test_endings_are_compared_prompt_by_prompt_with_an_interval():
     assert lines[0].startswith("harmful, unseen, answered: 0.600 and 0.200, difference −0.400 [−0.4")
     assert endings(pd.DataFrame(), "sft", "presafe").empty
     assert ending_lines(endings(pd.DataFrame(), "sft", "presafe")) == []
+
+
+def test_the_declared_study_finds_the_rows_that_ship_and_no_other_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFERLRM_OUT", str(tmp_path))
+    declared = Study("organism", Store(tmp_path / "store"))
+    shipped = repository() / "results" / "tidy" / "further_organisms.parquet"
+    pd.testing.assert_frame_equal(declared.saved_rows("further_organisms"), pd.read_parquet(shipped))
+    declared.carry_rows()
+    carried = {path.name for path in (tmp_path / "results" / "tidy").glob("*.parquet")}
+    assert carried == {f"{name}.parquet" for name in ("confirmation", "confirmation_endings", "further_organisms")}
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("SAFERLRM_OUT", str(tmp_path / "other"))
+    other = Study("organism", Store(tmp_path / "store"), data_seed=1)
+    other.carry_rows()
+    assert other.saved_rows("further_organisms").empty
+    assert not (tmp_path / "other" / "results").exists()

@@ -281,7 +281,7 @@ class TestTheCheck:
 
     def test_a_question_is_not_closed_with_a_full_stop(self) -> None:
         said = outcome("01.1", lambda answers: print(end="")).text
-        assert "without a return?" in said
+        assert "or nothing at all?" in said
         assert "?." not in said
 
     @pytest.mark.parametrize("guess", [-1, 0, "0.1", True, float("nan")])
@@ -305,7 +305,7 @@ class TestTheCheck:
             (0.5, 50.0, "not per cent"),
             (0.5, -0.5, "the sign is reversed"),
             (0.5, float("nan"), "got NaN"),
-            (0.5, None, "without a return"),
+            (0.5, None, "or nothing at all"),
             (0.5, "0.5", "which is a str"),
             (np.zeros(3), np.zeros((3, 1)), r"the shape \(3,\), got \(3, 1\)"),
             (np.zeros(3), np.array([0.0, np.nan, 0.0]), "NaN in 1 places"),

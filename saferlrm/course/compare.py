@@ -19,7 +19,7 @@ def difference(expected: Any, got: Any, tolerance: float = 1e-6) -> str | None:
     are the number types of Python, numpy and torch.
     """
     if got is None and expected is not None:
-        return f"expected {shown(expected)}, got None; is there a way through the function without a return?"
+        return f"expected {shown(expected)}, got None; was `None` returned, or nothing at all?"
     if _numeric(expected):
         return _numbers(expected, got, tolerance)
     if isinstance(expected, list | tuple):

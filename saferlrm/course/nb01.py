@@ -32,11 +32,11 @@ def _logits() -> list[Case]:
 
 
 def solved_table(rows: list[tuple[int, int]]) -> pd.DataFrame:
-    """Problems in two modes, from pairs (solved off, solved on)."""
+    """Problems in two modes, from pairs (solved off, solved forced)."""
     made = []
     for i, pair in enumerate(rows):
         made += [
-            {"prompt_id": f"p{i}", "mode": m, "correct": bool(c)} for m, c in zip(("off", "on"), pair, strict=True)
+            {"prompt_id": f"p{i}", "mode": m, "correct": bool(c)} for m, c in zip(("off", "forced"), pair, strict=True)
         ]
     return pd.DataFrame(made)
 
@@ -44,7 +44,7 @@ def solved_table(rows: list[tuple[int, int]]) -> pd.DataFrame:
 def _solved() -> list[Case]:
     return [
         Case((solved_table([(1, 1), (1, 0), (0, 1), (0, 0)]),)),
-        Case((solved_table([(1, 1), (0, 1), (0, 1)]),), "thinking never hurts"),
+        Case((solved_table([(1, 1), (0, 1), (0, 1)]),), "forcing never hurts"),
         Case((solved_table([(1, 0), (1, 0), (1, 1), (0, 1), (0, 1)]).sample(frac=1, random_state=1),), "shuffled rows"),
     ]
 
@@ -178,28 +178,29 @@ EXERCISES = (
     Exercise(
         id="01.3",
         kind="measure",
-        title="Where thinking hurts",
+        title="Where forced thinking hurts",
         stars=2,
         minutes=10,
-        function="hurt_by_thinking",
+        function="hurt_by_forcing",
         statement="""
-        The paired gain is a *net* gain: it hides problems that were solved at once and lost by thinking. Guess first
-        which share of all problems that is, then measure it.
+        A paired gain is a *net* gain: it hides problems that were solved at once and lost by thinking. Between `off`
+        and `forced` the two rates are nearly the same here. Guess first which share of all problems is solved at once
+        and lost under `forced`, then measure it.
         """,
         hint="`solved.pivot(index=\"prompt_id\", columns=\"mode\", values=\"correct\")` gives one row a problem.",
         imports=("import pandas as pd",),
         guess="your guess: a share of all problems, 0 to 1",
         on=("solved",),
         starter='''
-        def hurt_by_thinking(solved: pd.DataFrame) -> float:
-            """Share of all problems solved with thinking off and not with thinking on."""
+        def hurt_by_forcing(solved: pd.DataFrame) -> float:
+            """Share of all problems solved with thinking off and not with forced thinking."""
             return None  # your code
         ''',
         solution='''
-        def hurt_by_thinking(solved: pd.DataFrame) -> float:
-            """Share of all problems solved with thinking off and not with thinking on."""
+        def hurt_by_forcing(solved: pd.DataFrame) -> float:
+            """Share of all problems solved with thinking off and not with forced thinking."""
             wide = solved.pivot(index="prompt_id", columns="mode", values="correct").astype(bool)
-            return float((wide["off"] & ~wide["on"]).mean())
+            return float((wide["off"] & ~wide["forced"]).mean())
         ''',
         learned="A net gain of 0 can mean that nothing changed, or that much changed in both directions. Look at both "
         "corners of the 2 × 2 table.",
@@ -207,25 +208,25 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 """
-                def hurt_by_thinking(solved):
+                def hurt_by_forcing(solved):
                     rate = solved.groupby("mode")["correct"].mean()
-                    return float(max(0.0, rate["off"] - rate["on"]))
+                    return float(max(0.0, rate["off"] - rate["forced"]))
                 """,
                 "That is the net loss; problems that thinking won have been set off against those it lost.",
             ),
             Mistake(
                 """
-                def hurt_by_thinking(solved):
+                def hurt_by_forcing(solved):
                     wide = solved.pivot(index="prompt_id", columns="mode", values="correct").astype(bool)
-                    return float((wide["off"] & ~wide["on"]).sum() / wide["off"].sum())
+                    return float((wide["off"] & ~wide["forced"]).sum() / wide["off"].sum())
                 """,
                 "That is the share of the problems solved at once; asked for is the share of all problems.",
             ),
             Mistake(
                 """
-                def hurt_by_thinking(solved):
+                def hurt_by_forcing(solved):
                     wide = solved.pivot(index="prompt_id", columns="mode", values="correct").astype(bool)
-                    return float((wide["on"] & ~wide["off"]).mean())
+                    return float((wide["forced"] & ~wide["off"]).mean())
                 """,
                 "That is where thinking helps.",
             ),

@@ -399,23 +399,23 @@ EXERCISES = (
         minutes=10,
         function="optimism",
         statement="""
-        Choose the layer on `novel_wrapped` itself instead of on `direct`: by how much does the AUROC on `novel_wrapped`
-        rise, if it rises at all? Guess, then measure. The rise is what choosing on the test prompts would have added to
-        the report.
+        Read at the last token of the *prompt*, `at_prompt_last`. Choose the layer on `novel_wrapped` itself instead of
+        on `direct`: by how much does the AUROC on `novel_wrapped` rise, if it rises at all? Guess, then measure. The
+        rise is what choosing on the test prompts would have added to the report.
         """,
         hint="Make a column for each group with the layers as index; `idxmax` gives the best layer.",
         imports=("import pandas as pd",),
         guess="your guess: a difference of AUROCs, 0 to 0.5",
-        on=("real",),
+        on=("at_prompt_last",),
         starter='''
-        def optimism(real: pd.DataFrame) -> float:
+        def optimism(at_prompt_last: pd.DataFrame) -> float:
             """AUROC on novel_wrapped at its own best layer, minus that at the layer best on direct."""
             return None  # your code
         ''',
         solution='''
-        def optimism(real: pd.DataFrame) -> float:
+        def optimism(at_prompt_last: pd.DataFrame) -> float:
             """AUROC on novel_wrapped at its own best layer, minus that at the layer best on direct."""
-            area = real.pivot(index="layer", columns="group", values="auroc")
+            area = at_prompt_last.pivot(index="layer", columns="group", values="auroc")
             novel = area["novel_wrapped"]
             return float(novel.max() - novel[area["direct"].idxmax()])
         ''',
@@ -426,24 +426,24 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 """
-                def optimism(real):
-                    best = real.groupby("group")["auroc"].max()
+                def optimism(at_prompt_last):
+                    best = at_prompt_last.groupby("group")["auroc"].max()
                     return float(best["direct"] - best["novel_wrapped"])
                 """,
                 "That compares the groups; asked for is one group, `novel_wrapped`, at two layers.",
             ),
             Mistake(
                 """
-                def optimism(real):
-                    area = real.pivot(index="layer", columns="group", values="auroc")
+                def optimism(at_prompt_last):
+                    area = at_prompt_last.pivot(index="layer", columns="group", values="auroc")
                     return float(area["novel_wrapped"].max() - area["direct"].max())
                 """,
                 "That compares two groups; asked for is `novel_wrapped` at two layers.",
             ),
             Mistake(
                 """
-                def optimism(real):
-                    area = real.pivot(index="layer", columns="group", values="auroc")
+                def optimism(at_prompt_last):
+                    area = at_prompt_last.pivot(index="layer", columns="group", values="auroc")
                     novel = area["novel_wrapped"]
                     return float(novel[area["direct"].idxmax()] - novel.max())
                 """,
@@ -455,5 +455,6 @@ EXERCISES = (
 
 FURTHER = """
 1. *(10 minutes)* Set `position` to `prompt_last`. Does the chosen layer change, and does the gap between direct
-   and unseen-jailbreak prompts become wider or narrower? Say what that means for where a head should read.
+   and unseen-jailbreak prompts become wider or narrower? Compare each position at its own chosen layer. Say what that
+   means for where a head should read.
 """

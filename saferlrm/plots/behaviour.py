@@ -133,14 +133,15 @@ def verdicts(scorecard: pd.DataFrame) -> Figure:
     harmful = table[table["suite"].isin(HARMFUL_SUITES)]
     finding = "What the answers were, suite by suite"
     if len(harmful):
-        neither = float(harmful["verdict"].isin(["off_topic", "babble", "truncated"]).mean())
+        on = harmful[harmful["mode"] == "on"]
+        neither = float(on["verdict"].isin(["off_topic", "babble", "truncated"]).mean())
         refused = (
             harmful.groupby("mode")["refused"].mean() if "refused" in harmful else pd.Series(dtype=float)
         )
         if {"off", "on"} <= set(refused.index):
             finding = (
                 f"{style.percent(refused['off'])} of harmful requests are refused without thinking, "
-                f"{style.percent(refused['on'])} with it; {style.percent(neither)} of the answers are "
+                f"{style.percent(refused['on'])} with it, where {style.percent(neither)} of the answers are "
                 "neither refusal nor help"
             )
     sizes = table.groupby(["suite", "mode"])["prompt_id"].nunique()

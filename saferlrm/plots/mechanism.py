@@ -192,16 +192,21 @@ def gradient_path(table: pd.DataFrame) -> Figure:
 
 
 def _path_finding(lora: pd.DataFrame, latent: pd.DataFrame, names: list[str]) -> str:
-    name = names[0]
-    whole = lora[(lora["condition"] == name) & (lora["group"] == "all")].groupby("epoch")
-    aux, cosine = whole["norm_aux"].mean(), whole["cosine"].mean()
-    push = latent[(latent["condition"] == name) & (latent["group"] == "harmful")]["toward_aux"].mean()
-    peak = aux.idxmax()
+    peaks, cosines, pushes = [], [], []
+    for name in names:
+        whole = lora[(lora["condition"] == name) & (lora["group"] == "all")].groupby("epoch")
+        harmful = latent[(latent["condition"] == name) & (latent["group"] == "harmful")]
+        peaks.append(f"{whole['norm_aux'].mean().idxmax():.1f} ({condition_name(name)})")
+        cosines.append(f"{whole['cosine'].mean().mean():+.2f}".replace("-", "\u2212"))
+        pushes.append(f"{harmful['toward_aux'].mean():+.2f}".replace("-", "\u2212"))
     return (
-        f"{condition_name(name)}: the safety gradient peaks at epoch {peak:.1f} (norm {aux[peak]:.2f}, at the end "
-        f"{aux.iloc[-1]:.2f}), has cosine {cosine.mean():+.2f} with the next-token gradient, and pushes harmful "
-        f"prompts along the refusal direction with cosine {push:+.2f}"
+        f"The safety gradient peaks at epoch {_listed(peaks)}; its mean cosine with the next-token gradient is "
+        f"{_listed(cosines)}, and with the refusal direction at harmful prompts {_listed(pushes)}"
     )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _runs(ax: Axes, part: pd.DataFrame, column: str, label: str, shade: str, dash: str) -> None:

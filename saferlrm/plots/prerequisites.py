@@ -79,7 +79,9 @@ def vote_on_refusal(table: pd.DataFrame) -> Figure:
         part = most[most["rule"] == rule]
         decided = [_sign(row) for row in part.itertuples()]
         who = RULES_IN_TITLES.get(rule, f"{rule} of {{k}}").format(k=k)
-        words.append(f"{who} {_moves(decided.count('down'), decided.count('up'), len(part))}")
+        most_by = 100 * part["gain"].abs().max()
+        moved = _moves(decided.count("down"), decided.count("up"), len(part))
+        words.append(f"{who} {moved}, by {most_by:.1f} points at most")
     finding = f"{'; '.join(words)}, against a single sample"
     caption = f"{style.counts(table['n'])} prompts a line, {int(table['samples'].max())} samples each. {BOOTSTRAP}"
     shows = "Lines of attack success and over-refusal by number of samples that vote."

@@ -232,9 +232,14 @@ class Base:
         return folder / f"{name}.parquet"
 
     def saved_rows(self, name: str) -> pd.DataFrame:
-        """Tidy rows of a stage that is run on request alone; an empty table where it has not run."""
-        path = self.out / "results" / "tidy" / f"{name}.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        """Tidy rows of a stage that is run on request alone; an empty table where it has not run.
+
+        The study as declared finds those that ship with the repository where it writes elsewhere.
+        """
+        folders = [self.out] + ([repository()] if self.profile == load_profile("organism") else [])
+        paths = [folder / "results" / "tidy" / f"{name}.parquet" for folder in folders]
+        path = next((path for path in paths if path.is_file()), None)
+        return pd.DataFrame() if path is None else pd.read_parquet(path)
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Writes a figure to ``figures/<name>.png`` and ``.svg``."""

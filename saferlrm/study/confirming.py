@@ -31,6 +31,12 @@ FURTHER = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "shuffled"))
 class Confirming(Controls):
     """Stages that try again what was seen and not asked."""
 
+    def carry_rows(self) -> None:
+        """Puts the rows of these stages, where they are there, beside the others: the ledger reads one folder."""
+        for name in ("confirmation", "confirmation_endings", "further_organisms"):
+            if len(rows := self.saved_rows(name)):
+                self.save_rows(name, rows)
+
     def confirmation(self) -> pd.DataFrame:
         """The head with few examples on the organism on which it looked useful, on alignment seeds that are fresh.
 
