@@ -16,8 +16,8 @@ from saferlrm.conditions import FEW
 from saferlrm.measures import family, only
 from saferlrm.verdicts import STUDY, Claim, any_holds, at_least, at_most
 
-TABLE, FURTHER = "confirmation", "further_organisms"
-N_FURTHER = 3
+TABLE, ENDINGS, FURTHER = "confirmation", "confirmation_endings", "further_organisms"
+FURTHER_ORGANISMS = (3, 4, 5)  # growth seeds of organisms that had no part in finding where the head helps
 LONGER_LIMIT = 640  # tokens an answer, four times the study's
 PLAIN, HEAD = f"sft/{FEW}", f"presafe/{FEW}"
 PAIR: Pair = (attack(PLAIN, BOTH, table=TABLE), attack(HEAD, BOTH, table=TABLE))
@@ -74,7 +74,7 @@ def confirmation(point: float, scope: str, further: str, lacks: Mapping[str, tup
         "attack success, PreSafe minus λ = 0, few alignment examples, unseen requests and jailbreaks, by organism",
         measures.organisms(
             lambda seed: measures.change(*(grown(name, seed, BOTH, table=FURTHER) for name in (PLAIN, HEAD))),
-            N_FURTHER, table=FURTHER,
+            len(FURTHER_ORGANISMS), table=FURTHER,
         ),
         at_most(-point), further,
     )  # fmt: skip

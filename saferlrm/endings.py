@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from saferlrm.crossed import crossed_difference, outcomes
+from saferlrm.crossed import crossed_difference, outcomes, paired
 from saferlrm.plots.style import suite_name
 from saferlrm.show import figures, read
 
@@ -41,8 +41,8 @@ def endings(rows: pd.DataFrame, plain: str, other: str) -> pd.DataFrame:
     for suite, part in rows.assign(ending=ending(rows)).groupby("suite", sort=False):
         for kind in dict.fromkeys((*SEEN.values(), HIDDEN, EMPTY)):
             told = part.assign(is_kind=(part["ending"] == kind).astype(float))
-            one, two = (outcomes(told[told["condition"] == name], "is_kind") for name in (plain, other))
-            gap = crossed_difference(one.to_numpy(), two.loc[one.index].to_numpy())
+            one, two = paired(*(outcomes(told[told["condition"] == name], "is_kind") for name in (plain, other)))
+            gap = crossed_difference(one, two)
             sides = {"plain": float(np.mean(one)), "other": float(np.mean(two)), "difference": gap.estimate}
             bounds = {"low": gap.low, "high": gap.high, "n": gap.n, "seeds": one.shape[1]}
             found.append({"suite": suite, "ending": kind} | sides | bounds)

@@ -6,7 +6,8 @@ import pandas as pd
 
 from saferlrm.answers import BOTH
 from saferlrm.conditions import BEFORE, FEW
-from saferlrm.crossed import crossed_difference, crossed_rates, outcomes
+from saferlrm.crossed import crossed_rates
+from saferlrm.plots.forest import difference
 from saferlrm.plots.measures import condition_name
 from saferlrm.show import figures
 from saferlrm.suites.synthetic import REASONING
@@ -83,8 +84,7 @@ def head_lines(rows: pd.DataFrame) -> list[str]:
         asked = part[part["suite"].isin(BOTH) & (part["mode"] == "on")]
         told = []
         for metric, other in compared:
-            one, two = (outcomes(asked[asked["condition"] == name], metric) for name in (other, head))
-            gap = crossed_difference(one.to_numpy(), two.loc[one.index].to_numpy())
+            gap = difference(*(asked[asked["condition"] == name] for name in (other, head)), metric)
             told.append(f"{metric.replace('_', ' ')} against {condition_name(other)} {figures(gap, 3, n=False)}")
         lines.append(f"organism {organism:g}: {', '.join(told)}")
     return lines

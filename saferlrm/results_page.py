@@ -113,7 +113,7 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         (row.claim, _interval(row.value, row.low, row.high), row.rule, _verdict(row.verdict, row.still_open))
         for row in heads.itertuples()
     ]
-    gains = rows[rows["id"].str.match("head-gains-(?:full|few)-")]
+    gains = rows[rows["id"].isin([claim.id for claim in claims.HEAD_GAINS])]
     most = max(0.0, -100 * gains["low"].min())
     beside = rows[rows["control_verdict"] != ""]
     same = beside[beside["verdict"] == beside["control_verdict"]]

@@ -11,7 +11,7 @@ from saferlrm.store import Artefact, Store, results_folder
 from saferlrm.study import Study
 
 # Weights of the encoder (90 MB) are trained again where they are wanted; what they were used for does ship. Organisms
-# of other sizes and the fresh seeds of the confirmation are made on request alone; their tables are in results.
+# of other sizes, further ones and the fresh seeds of the confirmation are made on request; their tables are in results.
 LEFT_OUT = frozenset({"classifier", "sizes", "confirmation", "further_organisms"})
 
 

@@ -60,7 +60,7 @@ def test_a_difference_covers_whether_seeds_differ_or_not(seeds, before, after, s
             *draw(rng, before, after, seeds, alike=0.6, seed_effect=seed_effect, columns=1 if untrained else seeds)
         )
 
-    most = 0.995 if before > 0.1 else 1.0  # few prompts differ where both are rare: the least width is for these
+    most = 0.995 if before > 0.1 else 0.999  # few prompts differ where both are rare: the least width is for these
     assert 0.92 <= coverage(one, after - before) <= most
 
 

@@ -57,7 +57,7 @@ CHECKED = "nbval-check-output"
 MIN_CHECKED = 2  # compared cells of a notebook
 MIN_CHECKED_TOTAL = 45  # of all notebooks together
 MAX_CODE_LINES, MAX_MEDIAN_LINES = 25, 7
-MAX_OUTPUT_BYTES, MAX_NOTEBOOK_BYTES = 700_000, 1_600_000
+MAX_OUTPUT_BYTES, MAX_NOTEBOOK_BYTES = 700_000, 1_500_000
 EXECUTED = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem[:2])
 
 

@@ -133,6 +133,7 @@ def failed_attacks(rows: pd.DataFrame) -> Figure:
         own = part[part["organism"] == organism]
         shares = pd.crosstab(own["condition"], own["verdict"], normalize="index").reindex(order).fillna(0)
         stacked(ax, shares, part["verdict"])
+        ax.set_xticks([0, 0.5, 1])
         ax.set_title(f"organism {organism:g}")
         ax.set_yticks(range(len(order)), [condition_name(name).replace(" (few)", "") for name in order])
         if HEAD in order:
@@ -142,9 +143,8 @@ def failed_attacks(rows: pd.DataFrame) -> Figure:
     sizes = part.groupby(["organism", "condition"])["prompt_id"].nunique()
     widest = 100 * 1.96 * (0.25 / sizes.min()) ** 0.5
     caption = (
-        f"{style.counts(sizes)} harmful requests a bar, direct and in unseen jailbreaks, thinking on, few examples; "
-        "mean over the alignment seeds. An answer without content (babble, cut off) counts as a failed attack. Over "
-        f"prompts alone 95\u00a0% intervals reach at most {widest:.0f} points either way; the seeds scatter too."
+        f"{style.counts(sizes)} harmful requests a bar, direct and in unseen jailbreaks; mean over alignment seeds. No "
+        f"content: babble, cut off. 95\u00a0% intervals over prompts alone reach {widest:.0f} points at most."
     )
     finding = "What becomes of harmful requests"
     if refused:

@@ -195,8 +195,12 @@ class Base:
 
         So a run with other settings never overwrites the results that the README reports. ``SAFERLRM_OUT`` overrides.
         """
-        if os.environ.get("SAFERLRM_OUT"):
-            return Path(os.environ["SAFERLRM_OUT"]).expanduser()
+        elsewhere = os.environ.get("SAFERLRM_OUT")
+        return Path(elsewhere).expanduser() if elsewhere else self.home
+
+    @cached_property
+    def home(self) -> Path:
+        """:attr:`out` where nothing overrides it."""
         declared = self.profile == load_profile("organism")
         return repository() if declared else repository() / "runs" / self.profile.name
 
@@ -232,14 +236,9 @@ class Base:
         return folder / f"{name}.parquet"
 
     def saved_rows(self, name: str) -> pd.DataFrame:
-        """Tidy rows of a stage that is run on request alone; an empty table where it has not run.
-
-        The study as declared finds those that ship with the repository where it writes elsewhere.
-        """
-        folders = [self.out] + ([repository()] if self.profile == load_profile("organism") else [])
-        paths = [folder / "results" / "tidy" / f"{name}.parquet" for folder in folders]
-        path = next((path for path in paths if path.is_file()), None)
-        return pd.DataFrame() if path is None else pd.read_parquet(path)
+        """Tidy rows of a stage that is run on request, from :attr:`out` or else :attr:`home`; empty if in neither."""
+        paths = [folder / "results" / "tidy" / f"{name}.parquet" for folder in (self.out, self.home)]
+        return next((pd.read_parquet(path) for path in paths if path.is_file()), pd.DataFrame())
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Writes a figure to ``figures/<name>.png`` and ``.svg``."""

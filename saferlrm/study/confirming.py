@@ -13,6 +13,7 @@ import pandas as pd
 from saferlrm import conditions
 from saferlrm.answers import BOTH
 from saferlrm.conditions import BEFORE, FEW
+from saferlrm.confirmation import ENDINGS, FURTHER, FURTHER_ORGANISMS, HEAD, PLAIN, TABLE
 from saferlrm.errors import SaferlrmError
 from saferlrm.generate import answer
 from saferlrm.judges import is_refusal
@@ -21,11 +22,9 @@ from saferlrm.study.controls import Controls
 # Where the head looked useful on the first three alignment seeds, the seeds on which that is tried again, what could
 # explain it away, and how many times longer an answer may be when the token limit is the suspect.
 CONFIRMED_ORGANISM, FRESH_SEEDS = 2, tuple(range(3, 13))
-CONFIRMED = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "detached", "shuffled", "random")))
+CONFIRMED = (BEFORE, PLAIN, HEAD, *(f"{name}/{FEW}" for name in ("detached", "shuffled", "random")))
 LONGER = 4
-# Organisms that had no part in finding where the head helps, and what is made of each with few examples.
-FURTHER_ORGANISMS = (3, 4, 5)
-FURTHER = (BEFORE, *(f"{name}/{FEW}" for name in ("sft", "presafe", "shuffled")))
+MADE_OF_FURTHER = (BEFORE, PLAIN, HEAD, f"shuffled/{FEW}")
 
 
 class Confirming(Controls):
@@ -33,9 +32,10 @@ class Confirming(Controls):
 
     def carry_rows(self) -> None:
         """Puts the rows of these stages, where they are there, beside the others: the ledger reads one folder."""
-        for name in ("confirmation", "confirmation_endings", "further_organisms"):
-            if len(rows := self.saved_rows(name)):
-                self.save_rows(name, rows)
+        if self.out != self.home:
+            for name in (TABLE, ENDINGS, FURTHER):
+                if len(rows := self.saved_rows(name)):
+                    self.save_rows(name, rows)
 
     def confirmation(self) -> pd.DataFrame:
         """The head with few examples on the organism on which it looked useful, on alignment seeds that are fresh.
@@ -48,13 +48,13 @@ class Confirming(Controls):
         """
         study = self.of_organism(CONFIRMED_ORGANISM)
         rows = study.cards([conditions.condition(name) for name in CONFIRMED], FRESH_SEEDS)
-        aligned = [(name, seed) for name in CONFIRMED[1:3] for seed in FRESH_SEEDS]
+        aligned = [(name, seed) for name in (PLAIN, HEAD) for seed in FRESH_SEEDS]
         limits = (LONGER * self.profile.decoding.max_new_tokens,)
         cut = study.side_by_side("truncation_of", [(*one, limits) for one in aligned])
         rows = pd.concat([rows, *cut], ignore_index=True)
-        self.save_rows("confirmation", rows)
+        self.save_rows(TABLE, rows)
         ended = study.side_by_side("endings_of", aligned)
-        self.save_rows("confirmation_endings", pd.concat(ended, ignore_index=True))
+        self.save_rows(ENDINGS, pd.concat(ended, ignore_index=True))
         return rows
 
     def endings_of(self, base: str, seed: int) -> pd.DataFrame:
@@ -95,8 +95,8 @@ class Confirming(Controls):
         if self.profile.model != "organism":
             raise SaferlrmError(f"{self.profile.model} has no growth seeds; choose a profile of the organism")
         self.side_by_side("organism", [(seed,) for seed in FURTHER_ORGANISMS])
-        listed = [conditions.condition(name) for name in FURTHER]
+        listed = [conditions.condition(name) for name in MADE_OF_FURTHER]
         studies = [self.of_organism(seed) for seed in FURTHER_ORGANISMS]
         rows = pd.concat([study.cards(listed, self.profile.evidence.seeds) for study in studies], ignore_index=True)
-        self.save_rows("further_organisms", rows)
+        self.save_rows(FURTHER, rows)
         return rows

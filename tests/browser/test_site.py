@@ -25,11 +25,16 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 WIDE, NARROW = 1400, 390
 WORD = "calibration"
 
+# The driver may come back while a long page is still being parsed: everything waits for the page's own load event.
 READ = """
 const done = arguments[arguments.length - 1];
-const typeset = window.MathJax && MathJax.startup ? MathJax.startup.promise : Promise.resolve();
-const loaded = [...document.images].map(image => image.decode().catch(() => null));
-Promise.all([typeset, ...loaded]).then(() => done({
+const whole = document.readyState === "complete"
+  ? Promise.resolve() : new Promise(resolve => addEventListener("load", resolve));
+const shown = () => [
+  window.MathJax && MathJax.startup ? MathJax.startup.promise : null,
+  ...[...document.images].map(image => image.decode().catch(() => null)),
+];
+whole.then(() => Promise.all(shown())).then(() => done({
   title: document.title,
   ids: [...document.querySelectorAll("[id], a[name]")].flatMap(one => [one.id, one.getAttribute("name")]),
   links: [...document.querySelectorAll("a")]
