@@ -200,13 +200,9 @@ def _path_finding(lora: pd.DataFrame, latent: pd.DataFrame, names: list[str]) ->
         cosines.append(f"{whole['cosine'].mean().mean():+.2f}".replace("-", "\u2212"))
         pushes.append(f"{harmful['toward_aux'].mean():+.2f}".replace("-", "\u2212"))
     return (
-        f"The safety gradient peaks at epoch {_listed(peaks)}; its mean cosine with the next-token gradient is "
-        f"{_listed(cosines)}, and with the refusal direction at harmful prompts {_listed(pushes)}"
+        f"The safety gradient peaks at epoch {' and '.join(peaks)}; its mean cosine with the next-token gradient is "
+        f"{' and '.join(cosines)}, and with the refusal direction at harmful prompts {' and '.join(pushes)}"
     )
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _runs(ax: Axes, part: pd.DataFrame, column: str, label: str, shade: str, dash: str) -> None:

@@ -143,8 +143,9 @@ def failed_attacks(rows: pd.DataFrame) -> Figure:
     sizes = part.groupby(["organism", "condition"])["prompt_id"].nunique()
     widest = 100 * 1.96 * (0.25 / sizes.min()) ** 0.5
     caption = (
-        f"{style.counts(sizes)} harmful requests a bar, direct and in unseen jailbreaks; mean over alignment seeds. No "
-        f"content: babble, cut off. 95\u00a0% intervals over prompts alone reach {widest:.0f} points at most."
+        f"{style.counts(sizes)} harmful requests a bar, direct and in unseen jailbreaks, thinking on, few examples; "
+        "mean over seeds. No content: babble, cut off. 95\u00a0% intervals over prompts alone: within "
+        f"{widest:.0f} points."
     )
     finding = "What becomes of harmful requests"
     if refused:
